@@ -1,0 +1,32 @@
+"""Continual learning of language models with one LoRA: SLAO, its rivals and the geometry behind them.
+
+The face is lazy (PEP 562): `import mbf_utils` loads neither torch nor transformers.
+"""
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_FACE = {
+    "Pair": "lora", "Lora": "lora", "Start": "lora",
+    "Example": "streams", "TaskData": "streams", "Stream": "streams",
+    "Method": "method", "METHODS": "methods",
+    "load_stream": "sources", "load_model": "models",
+    "Run": "runs", "run_stream": "runs", "walk_stream": "runs",
+    "merge_adapters": "merging", "make_base": "pretrain",
+    "InputError": "errors",
+}
+_MODULES = ("adapters", "evaluation", "folders", "lora", "merging", "method", "methods", "metrics", "models", "plots",
+            "pretrain", "runs", "sources", "store", "streams", "subspaces", "text", "training", "world")
+__all__ = [*_FACE, *_MODULES]
+
+
+def __getattr__(name):
+    if name in _FACE:
+        return getattr(import_module(f"{__name__}.{_FACE[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,5 @@
+"""The one exception for bad input. Its message is a sentence: what was expected, what was found, what to do."""
+
+
+class InputError(ValueError):
+    """Input that cannot be used. The command line prints the message alone and exits with 2; nothing is half written."""
