@@ -1,0 +1,43 @@
+# make demo       set up .venv and run the main job, offline, on the CPU
+# make test       the tests, with what they need
+# make lab        JupyterLab on the notebooks
+# make notebooks  build and execute the notebooks that are not fresh
+# make clean      remove .venv and caches
+# Another Python: make PY=python3.12 demo.   Options of the command: make demo ARGS="--help"
+
+PY ?= python3
+PIP = .venv/bin/python -m pip install -c constraints.txt
+
+.DELETE_ON_ERROR:
+.PHONY: demo test lab notebooks clean
+
+demo: .venv/demo.stamp
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/mbf demo $(ARGS)
+
+test: .venv/all.stamp
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 MBF_FAST=1 .venv/bin/python -m pytest -n 2 tests $(ARGS)
+
+lab: .venv/all.stamp
+	.venv/bin/jupyter lab --notebook-dir=notebooks $(ARGS)
+
+notebooks: .venv/all.stamp
+	.venv/bin/python notebooks/build.py $(ARGS)
+
+clean:
+	rm -rf .venv .pytest_cache build *.egg-info
+	find mbf_utils notebooks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find notebooks -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
+
+.venv/pyvenv.cfg:
+	@$(PY) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info[:2] <= (3, 13) else "Python 3.10 to 3.13 is needed, $(PY) is %d.%d: name another, as in make PY=python3.12 demo" % sys.version_info[:2])'
+	$(PY) -m venv .venv
+
+.venv/demo.stamp: pyproject.toml constraints.txt | .venv/pyvenv.cfg
+	@echo "Installing into .venv: about 2 to 3 minutes and 1.8 GB."
+	$(PIP) -e .
+	@touch $@
+
+.venv/all.stamp: pyproject.toml constraints.txt | .venv/pyvenv.cfg
+	@echo "Installing into .venv: about 2 to 3 minutes and 2 GB."
+	$(PIP) -e ".[notebooks,test]"
+	@touch $@ .venv/demo.stamp
