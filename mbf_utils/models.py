@@ -1,0 +1,113 @@
+"""Load a base model and its tokenizer: a built-in one, a local folder, or one of the Hugging Face Hub.
+
+Built in, made by `pretrain.make_base` and lying in `mbf_utils/bases`: "tiny" and "small", little Llamas that know the
+offline world. They take the same path as a Llama of the Hub.
+"""
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from mbf_utils.errors import InputError
+
+BASES = Path(__file__).parent / "bases"
+BUILT_IN = ("tiny", "small")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(device: str = "auto") -> str:
+    """"auto" is the first there is of cuda, mps and cpu; any other name is taken as it is."""
+    if device != "auto":
+        return str(device)
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def choose_dtype(dtype="auto", device: str = "cpu") -> torch.dtype:
+    """"auto": bfloat16 where CUDA has it in hardware, float16 on older CUDA, float32 elsewhere. Else a dtype or its name."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        if not device.startswith("cuda"):
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if dtype not in DTYPES:
+        raise InputError(f"dtype is auto, {', '.join(DTYPES)} or a torch.dtype, not {dtype!r}.")
+    return DTYPES[dtype]
+
+
+def _quantization(quantize, device: str, dtype: torch.dtype):
+    if quantize is None:
+        return None
+    if quantize not in (4, 8):
+        raise InputError(f"quantize is None, 4 or 8 (bits), not {quantize!r}.")
+    if not device.startswith("cuda"):
+        raise InputError(f"quantize={quantize} needs a CUDA device, found {device}; leave it out to load the whole weights.")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(f"quantize={quantize} needs the package bitsandbytes; install it with pip install 'mbf-utils[gpu]'.")
+    if quantize == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                              bnb_4bit_compute_dtype=dtype)
+
+
+def _place(name: str) -> str:
+    """Where a name's files are: a built-in base's folder, a local folder, or the name itself for the Hub."""
+    if name in BUILT_IN:
+        return str(BASES / name)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"the folder {name} holds no config.json; give a folder written by save_pretrained.")
+        return str(folder)
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise InputError(f"no model {name!r}: it is neither built in ({', '.join(BUILT_IN)}), nor a folder that exists, "
+                         "nor of the form owner/name as on the Hub.")
+    return name
+
+
+def load_model(name_or_path="tiny", device="auto", dtype="auto", quantize=None):
+    """Load (model, tokenizer), ready to wear a LoRA: in eval mode, every weight frozen.
+
+    name_or_path: "tiny" or "small" (built in), a local folder, or owner/name on the Hub. device: auto is cuda, mps or
+    cpu, the first there is. dtype: auto is bfloat16 on CUDA with bfloat16 in hardware, float16 on other CUDA, float32
+    elsewhere. quantize: None, or 4 or 8 bits by bitsandbytes (CUDA only). Only safetensors weights are read and no code
+    of a repository is run. A tokenizer without a pad token pads with its unk, else its eos token: padding is masked, so
+    any will do, but eos is also an answer's end. Whatever cannot be loaded raises InputError.
+    """
+    name = str(name_or_path)
+    place, device = _place(name), choose_device(device)
+    dtype = choose_dtype(dtype, device)
+    quantization = _quantization(quantize, device, dtype)
+    local = place != name or Path(place).is_dir()
+    failed = None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            place, dtype=dtype, quantization_config=quantization, attn_implementation="sdpa", use_safetensors=True,
+            trust_remote_code=False, local_files_only=local, device_map={"": device} if quantization else None)
+    except (OSError, ValueError) as error:
+        failed = str(error).strip().splitlines()[0]
+    if failed is not None:
+        raise InputError(f"the model {name!r} could not be loaded ({failed}); check the name, and when offline that it is "
+                         "already in the Hugging Face cache, or give a local folder.")
+    if not quantization:
+        model.to(device)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    if name in BUILT_IN:                                        # an adapter saved from it then names no path of this machine
+        model.name_or_path = model.config._name_or_path = tokenizer.name_or_path = name
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def suggested(model) -> dict:
+    """The LoRA settings that travel with a base, as `lora.json` beside its weights; {} where it has none.
+
+    Found by the model's own name_or_path, so a model that was loaded from a folder finds it there.
+    """
+    name = model.config._name_or_path
+    file = (BASES / name if name in BUILT_IN else Path(name)) / "lora.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -1,0 +1,185 @@
+"""Make a small base model from scratch, and prove it by what a LoRA then learns on it.
+
+A base is a little Llama with its tokenizer and a `lora.json` of settings that suit it. Made of the offline world's own
+text it is what `load_model("tiny")` and `load_model("small")` bring; made of other text it is a toy for that text. The
+number of steps and the seed are fixed, so a recipe makes the same bytes again on the same machine and thread count.
+`accept` is the gate: a base is good when a fresh LoRA learns every task on it, whatever its own loss says.
+"""
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Iterator, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tqdm.auto import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from mbf_utils import world
+from mbf_utils.errors import InputError
+from mbf_utils.models import load_model, suggested
+from mbf_utils.words import Writer
+
+PAD, BOS, EOS, UNK = 0, 1, 2, 3
+SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+POSITIONS = 512
+WINDOW = 128                                                    # own text is cut into pieces of at most that many tokens
+REPLY = 8.0                                                     # weight of a reply's tokens in the loss; others 1
+
+
+class Size(NamedTuple):
+    hidden: int
+    layers: int
+    heads: int
+    inner: int
+    steps: int
+    batch: int
+    lr: float
+
+
+SIZES = {                                                       # parameters: 188 thousand, 0.9 and 2.6 million
+    "tiny": Size(64, 3, 4, 160, steps=3000, batch=96, lr=4e-3),
+    "small": Size(128, 4, 4, 384, steps=6000, batch=96, lr=2e-3),
+    "text": Size(192, 4, 6, 512, steps=2000, batch=32, lr=2e-3),
+}
+LORA = {"targets": "all-linear", "rank": 8, "alpha": 16, "lr": 0.005, "epochs": 2, "batch_size": 32, "warmup": 0.05,
+        "schedule": "linear"}
+
+
+# ---- tokenizers
+def world_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word, split at white space; the ids are the places in `world.vocabulary`."""
+    ids = {word: place for place, word in enumerate(world.vocabulary())}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return _finish(tokenizer)
+
+
+def text_tokenizer(text: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of `vocab_size` pieces, learned from `text`."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(text, trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=list(SPECIAL.values()), show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    return _finish(tokenizer)
+
+
+def _finish(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=POSITIONS, padding_side="right",
+                                   clean_up_tokenization_spaces=False, **SPECIAL)
+
+
+# ---- documents: (token ids, weight of each token in the loss)
+def world_documents(seed: int) -> Iterator[tuple[list[int], list[float]]]:
+    """Without end; every document but those of `world.general`."""
+    ids = {word: place for place, word in enumerate(world.vocabulary())}
+    write, held_out = Writer(f"{seed} pretraining"), set(world.general())
+    while True:
+        document = world.pretraining_document(write)
+        if document not in held_out:
+            tokens, weights, replying = [BOS], [1.0], False
+            for word in document.split() + ["</s>"]:
+                tokens.append(ids[word])
+                weights.append(REPLY if replying and word != ":" else 1.0)
+                replying = word == "reply" or (replying and word != ".")
+            yield tokens, weights
+
+
+def text_documents(text: list[str], tokenizer, seed: int) -> Iterator[tuple[list[int], list[float]]]:
+    """Every text in windows, in a new order each epoch, without end."""
+    windows = []
+    for tokens in tokenizer(text, add_special_tokens=False)["input_ids"]:
+        tokens = [BOS, *tokens, EOS]
+        windows += [tokens[start:start + WINDOW] for start in range(0, len(tokens), WINDOW)]
+    windows = [window for window in windows if len(window) > 1]
+    write = Writer(f"{seed} pretraining")
+    while True:
+        for window in sorted(windows, key=lambda _: write.random()):
+            yield window, [1.0] * len(window)
+
+
+def batches(documents, size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(ids, weights), each (size, longest), padded right with 0. Twenty batches are sorted by length together: less padding."""
+    write = Writer(f"{seed} batches")
+    while True:
+        pool = sorted((next(documents) for _ in range(20 * size)), key=lambda document: len(document[0]))
+        for start in sorted(range(0, len(pool), size), key=lambda _: write.random()):
+            batch = pool[start:start + size]
+            longest = len(batch[-1][0])
+            yield (torch.tensor([tokens + [PAD] * (longest - len(tokens)) for tokens, _ in batch]),
+                   torch.tensor([weights + [0.0] * (longest - len(weights)) for _, weights in batch]))
+
+
+# ---- training
+def loss_of(model, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted mean of -log p(next token), computed where the weight is not 0. No mask: padding is on the right."""
+    weights = weights[:, 1:]
+    keep = weights > 0                                                          # (batch, length - 1)
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]      # (batch, length - 1, d)
+    losses = F.cross_entropy(model.lm_head(hidden[keep]), ids[:, 1:][keep], reduction="none")
+    return (losses * weights[keep]).sum() / weights[keep].sum()
+
+
+def _train(model, data, steps: int, lr: float, quiet: bool) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    warmup = min(100, steps // 10 + 1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / warmup) * (
+        0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps))))
+    model.train()
+    bar = tqdm(range(steps), desc="make base", disable=quiet)
+    for step in bar:
+        loss = loss_of(model, *next(data))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    model.eval()
+
+
+def make_base(out, text: list[str] | None = None, size: str = "tiny", steps: int | None = None, seed: int = 0,
+              vocab_size: int = 4096, quiet: bool = False) -> Path:
+    """Pretrain a small Llama from scratch and save it, with its tokenizer and lora.json, in the new folder `out`.
+
+    text: None for the offline world's text and one token a word; or a list of texts, from which a byte-level BPE of
+    `vocab_size` pieces is learned too. size: "tiny" (0.19 million parameters on the world), "small" (0.9) or "text"
+    (2.6 with 4096 pieces). steps: None is the size's own number. The same arguments make the same bytes on the same
+    machine. The folder appears whole or not at all; one that exists and is not empty raises InputError.
+    """
+    out = Path(out)
+    if size not in SIZES:
+        raise InputError(f"size is one of {', '.join(SIZES)}, not {size!r}.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"the folder {out} exists and is not empty; choose another, or remove it first.")
+    if text is not None and (isinstance(text, str) or not any(part.strip() for part in text)):
+        raise InputError("text is a list of texts, at least one of them not empty, or None for the offline world's text.")
+    plan = SIZES[size]
+    tokenizer = world_tokenizer() if text is None else text_tokenizer(text, vocab_size)
+    documents = world_documents(seed) if text is None else text_documents(text, tokenizer, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=plan.hidden, intermediate_size=plan.inner, num_hidden_layers=plan.layers,
+            num_attention_heads=plan.heads, num_key_value_heads=plan.heads, max_position_embeddings=POSITIONS,
+            tie_word_embeddings=True, initializer_range=0.04, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS))
+        _train(model, batches(documents, plan.batch, seed), steps or plan.steps, plan.lr, quiet)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        model.save_pretrained(unfinished, safe_serialization=True)
+        tokenizer.save_pretrained(unfinished)
+        (unfinished / "lora.json").write_text(json.dumps(LORA, indent=2) + "\n", encoding="utf-8")
+        os.replace(unfinished, out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return out
