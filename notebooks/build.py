@@ -1,0 +1,199 @@
+"""Builds the notebooks from notebooks/src: executed with their outputs, and the learners' copies without solutions.
+
+    python notebooks/build.py            builds those that are not fresh
+    python notebooks/build.py 00 04      builds these, fresh or not
+    python notebooks/build.py --check    executes nothing; names those that are not fresh and exits with 1
+
+A notebook is fresh if its metadata carries the digest of its source, of the package's code and of the embedded bases.
+"""
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellControlSignal, CellExecutionError
+
+HERE = Path(__file__).resolve().parent
+PACKAGE = HERE.parent / "mbf_utils"
+PLACEHOLDER = "# your turn"
+DEAD_WIDGET = "(interactive: run this cell to use it)"
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"file_extension": ".py", "mimetype": "text/x-python", "name": "python",
+                      "pygments_lexer": "ipython3"},
+}
+
+
+def sources() -> list[Path]:
+    """The notebooks' sources, jupytext percent, in their order."""
+    return sorted((HERE / "src").glob("[0-9][0-9]_*.py"))
+
+
+def notebook_path(source: Path) -> Path:
+    return HERE / f"{source.stem}.ipynb"
+
+
+def exercise_path(source: Path) -> Path:
+    return HERE / "exercises" / f"{source.stem}.ipynb"
+
+
+def digest(source: Path) -> str:
+    """sha256 over the source and the package's code and bases, each with its name; line ends do not count in text."""
+    package = sorted(path for path in PACKAGE.rglob("*")
+                     if path.suffix in (".py", ".json", ".safetensors") and "__pycache__" not in path.parts)
+    total = hashlib.sha256()
+    for path in (source, *package):
+        content = path.read_bytes()
+        if path.suffix != ".safetensors":
+            content = content.replace(b"\r\n", b"\n")
+        total.update(f"{path.relative_to(HERE.parent).as_posix()}\n{len(content)}\n".encode() + content)
+    return total.hexdigest()
+
+
+def read(source: Path) -> nbformat.NotebookNode:
+    """The source as a notebook without outputs: fixed cell ids, fixed metadata."""
+    notebook = jupytext.read(source)
+    notebook.metadata = nbformat.from_dict(METADATA)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"c{number:02d}"
+        tags = cell.metadata.get("tags")
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+    return notebook
+
+
+def as_text(notebook: nbformat.NotebookNode) -> str:
+    return nbformat.writes(notebook, version=4) + "\n"
+
+
+def clean(cell: nbformat.NotebookNode) -> list:
+    """Outputs worth keeping: no stderr, streams in one piece, a sentence in the place of a widget, no progress bars.
+
+    The random ids of styled tables become the cell's, and addresses of objects go: equal runs give equal bytes.
+    """
+    kept = []
+    for number, output in enumerate(cell.outputs):
+        if output.output_type == "stream":
+            if output.name == "stderr":
+                continue
+            if kept and kept[-1].output_type == "stream":
+                kept[-1].text += output.text
+                continue
+        elif WIDGET_VIEW in output.get("data", {}):
+            if re.search(r"\d%\||it/s\]", output.data.get("text/plain", "")):
+                continue
+            output.data = nbformat.from_dict({"text/plain": DEAD_WIDGET})
+        data = output.get("data", {})
+        if "text/html" in data:
+            data["text/html"] = re.sub(r"\bT_[0-9a-f]{5}(?![0-9a-f])", f"T_{cell.id}_{number}", data["text/html"])
+        if "text/plain" in data:
+            data["text/plain"] = re.sub(r" at 0x[0-9a-f]+>", ">", data["text/plain"])
+        kept.append(output)
+    return kept
+
+
+def execute(source: Path) -> str:
+    """The executed notebook as text."""
+    notebook, built_from = read(source), digest(source)
+    NotebookClient(notebook, kernel_name="python3", timeout=900, record_timing=False, store_widget_state=False,
+                   extra_arguments=["--log-level=40"],
+                   resources={"metadata": {"path": str(HERE)}}).execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = clean(cell)
+    notebook.metadata = nbformat.from_dict(METADATA | {"mbf": {"source": built_from}})
+    return as_text(notebook)
+
+
+def exercises(source: Path) -> str | None:
+    """The learners' copy as text: not executed, cells tagged `solution` emptied; None where there is no such cell."""
+    notebook = read(source)
+    solutions = [cell for cell in notebook.cells if "solution" in cell.metadata.get("tags", [])]
+    for cell in solutions:
+        cell.source = PLACEHOLDER
+        del cell.metadata["tags"]
+    return as_text(notebook) if solutions else None
+
+
+def write(path: Path, text: str) -> None:
+    """All of it or nothing."""
+    path.parent.mkdir(exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(unfinished, path)
+
+
+def build(source: Path) -> str | None:
+    """Executes and writes one notebook and its learners' copy; returns what went wrong, having written nothing."""
+    try:
+        text = execute(source)
+    except (CellExecutionError, CellControlSignal, RuntimeError) as error:
+        return f"{source.name}: {error}"
+    write(notebook_path(source), text)
+    copy = exercises(source)
+    if copy is None:
+        exercise_path(source).unlink(missing_ok=True)
+    else:
+        write(exercise_path(source), copy)
+    return None
+
+
+def stale(source: Path) -> str | None:
+    """Why a notebook is not fresh, or None."""
+    path, copy = notebook_path(source), exercise_path(source)
+    if not path.exists():
+        return "not built"
+    if nbformat.read(path, as_version=4).metadata.get("mbf", {}).get("source") != digest(source):
+        return "its source or the package changed"
+    if (copy.read_text(encoding="utf-8") if copy.exists() else None) != exercises(source):
+        return "the learners' copy differs"
+    return None
+
+
+def check() -> int:
+    """Names what is not fresh, and notebooks that no source makes; 1 if there are any."""
+    problems = {source.stem: reason for source in sources() if (reason := stale(source))}
+    made = {source.stem for source in sources()}
+    for path in [*sorted(HERE.glob("*.ipynb")), *sorted((HERE / "exercises").glob("*.ipynb"))]:
+        if path.stem not in made:
+            problems[path.relative_to(HERE).as_posix()] = "has no source"
+    for name, reason in problems.items():
+        print(f"{name}: {reason}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("numbers", nargs="*", metavar="NN", help="notebooks to build, by number")
+    parser.add_argument("--check", action="store_true", help="compare digests only")
+    chosen = parser.parse_args(arguments)
+    if chosen.check:
+        return check()
+    unknown = set(chosen.numbers) - {source.name[:2] for source in sources()}
+    if unknown:
+        parser.error(f"no notebook numbered {', '.join(sorted(unknown))} in {HERE / 'src'}")
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0",
+                   "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))}
+    wanted = [source for source in sources() if (source.name[:2] in chosen.numbers if chosen.numbers else stale(source))]
+    failed = False
+    with ThreadPoolExecutor(max_workers=2) as workers:
+        for source, problem in zip(wanted, workers.map(build, wanted)):
+            print(problem or f"built {source.stem}", file=sys.stderr if problem else sys.stdout, flush=True)
+            failed = failed or bool(problem)
+    if not wanted:
+        print("all notebooks are fresh")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
