@@ -1,0 +1,178 @@
+"""The only file that knows PEFT: installing LoRA on a model, wearing factors, bending bottlenecks, saving and loading.
+
+Traps of PEFT that this file guards against: `set_adapter` turns gradients back on for frozen adapters, so freezing comes
+after it; `from_pretrained` costs a hundred reads, so factors are copied in place; configurations hold sets, so they are
+written sorted. s = alpha / r is fixed by the configured rank; a pair of another rank keeps it (lora_alpha = s x rank on disk).
+"""
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .errors import InputError
+from .lora import Lora, Pair, Site
+
+LIVE, PAST = "default", "past"                      # PEFT's names of the two adapters
+PREFIX = "base_model.model."
+
+
+class Adapted:
+    """A base model that wears LoRA: one adapter that trains, and beside it a frozen one where a method stacks.
+
+    `model` is the PeftModel; `sites` maps each adapted module's path to (d_in, d_out); `scaling` is s.
+    """
+
+    def __init__(self, model: nn.Module, targets, rank: int, alpha: float, dropout: float = 0.0):
+        self.base_name = getattr(model, "name_or_path", "") or ""
+        self.rank, self.scaling, self.targets = rank, alpha / rank, targets
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
+        try:
+            self.model: PeftModel = get_peft_model(model, config)
+        except ValueError as error:
+            linear = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)})
+            raise InputError(f"expected the modules {targets} in this model, found {', '.join(linear)}: "
+                             f"name some of these as targets ({str(error).splitlines()[0][:120]})") from None
+        self.layers: dict[str, LoraLayer] = {
+            name.removeprefix(PREFIX): module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)}
+        self.sites = {path: (layer.in_features, layer.out_features) for path, layer in self.layers.items()}
+        self.device = next(iter(self.layers.values())).lora_A[LIVE].weight.device
+
+    def live(self) -> Lora:
+        """The parameters that train, themselves (not copies)."""
+        return self._lora(LIVE)
+
+    def _lora(self, adapter: str) -> Lora:
+        return {path: Pair(layer.lora_A[adapter].weight, layer.lora_B[adapter].weight) for path, layer in self.layers.items()}
+
+    def wear(self, lora: Lora, past: Lora | None = None, trains: str | dict[str, str] = "") -> None:
+        """Copies `lora` (and `past`) in; `trains` says which of lora's factors get gradients. Nothing else does."""
+        if past is not None and PAST not in self.model.peft_config:
+            self.model.add_adapter(PAST, LoraConfig(r=self.rank, lora_alpha=self.scaling * self.rank,
+                                                    target_modules=self.targets, task_type="CAUSAL_LM"))
+        self.model.base_model.set_adapter([LIVE] if past is None else [LIVE, PAST])
+        self._copy_in(LIVE, lora)
+        if past is not None:
+            self._copy_in(PAST, past)
+        self.model.requires_grad_(False)
+        for path, pair in self.live().items():
+            chosen = trains if isinstance(trains, str) else trains[path]
+            pair.A.requires_grad_("A" in chosen)
+            pair.B.requires_grad_("B" in chosen)
+
+    @torch.no_grad()
+    def _copy_in(self, adapter: str, lora: Lora) -> None:
+        if lora.keys() != self.layers.keys():
+            odd = sorted(lora.keys() ^ self.layers.keys())
+            raise InputError(f"expected factors for the model's {len(self.layers)} adapted modules, found {len(lora)}; "
+                             f"not in both: {', '.join(odd[:3])}")
+        for path, layer in self.layers.items():
+            for linear, factor in zip((layer.lora_A[adapter], layer.lora_B[adapter]), lora[path]):
+                if linear.weight.shape == factor.shape:
+                    linear.weight.copy_(factor)
+                else:                               # another rank, as of a stack
+                    linear.weight = nn.Parameter(factor.detach().to(linear.weight, copy=True), requires_grad=False)
+
+    @contextmanager
+    def mixing(self, mix, past_blocks: int, batch_of):
+        """While open, every bottleneck h = A x goes through `mix(h, x, site)`; past_blocks tasks lie in the frozen stack."""
+        hooks = []
+        for path, layer in self.layers.items():
+            live = Pair(layer.lora_A[LIVE].weight, layer.lora_B[LIVE].weight)
+            for adapter, blocks in ((LIVE, slice(past_blocks, past_blocks + 1)), (PAST, slice(0, past_blocks))):
+                if adapter in layer.lora_A:
+                    def hook(module, inputs, h, path=path, blocks=blocks, live=live):
+                        return mix(h, inputs[0], Site(path, blocks, live, batch_of()))
+                    hooks.append(layer.lora_A[adapter].register_forward_hook(hook))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def save(self, lora: Lora, folder: str | Path) -> None:
+        """Writes a standard PEFT adapter."""
+        shared = {path.rpartition(".")[2] for path in self.layers}
+        save_adapter(lora, folder, self.scaling, sorted(shared), self.base_name)
+
+
+@contextmanager
+def installed(model: nn.Module, targets, rank: int, alpha: float, dropout: float = 0.0):
+    """LoRA on `model` while open; afterwards the model is as it was."""
+    training = model.training
+    state = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    adapted = Adapted(model, targets, rank, alpha, dropout)
+    try:
+        yield adapted
+    finally:
+        adapted.model.unload()
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+        model.train(training)
+        for parameter, requires_grad in state:
+            parameter.requires_grad_(requires_grad)
+
+
+def save_adapter(lora: Lora, folder: str | Path, scaling: float, target_modules: list[str], base_name: str = "",
+                 **fields) -> None:
+    """A PEFT adapter folder: factors in safetensors, sorted JSON beside it. Other `fields` of LoraConfig pass through."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    ranks = {path: pair.A.shape[0] for path, pair in lora.items()}
+    common = max(ranks.values(), key=list(ranks.values()).count)
+    odd = {path: rank for path, rank in sorted(ranks.items()) if rank != common}
+    config = LoraConfig(r=common, lora_alpha=scaling * common, target_modules=target_modules, task_type="CAUSAL_LM",
+                        base_model_name_or_path=base_name or None, inference_mode=True, rank_pattern=odd,
+                        alpha_pattern={path: scaling * rank for path, rank in odd.items()}, **fields).to_dict()
+    config["target_modules"] = sorted(target_modules)
+    tensors = {f"{PREFIX}{path}.lora_{factor}.weight": tensor.detach().cpu().contiguous()
+               for path, pair in sorted(lora.items()) for factor, tensor in zip("AB", pair)}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True, default=sorted) + "\n")
+
+
+def load_config(folder: str | Path) -> dict:
+    """adapter_config.json of a PEFT LoRA adapter, as a dict."""
+    file = Path(folder) / "adapter_config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"expected a PEFT adapter in {folder}, found no adapter_config.json there") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"expected JSON in {file}, found something else ({error})") from None
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        found = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
+        raise InputError(f"expected a LoRA adapter in {folder}, found peft_type {found!r}")
+    return config
+
+
+def load_adapter(folder: str | Path, device="cpu") -> Lora:
+    """The factors of a saved PEFT LoRA adapter of linear layers, by module path."""
+    file = Path(folder) / "adapter_model.safetensors"
+    if not file.is_file():
+        raise InputError(f"expected adapter_model.safetensors in {folder}, found "
+                         f"{', '.join(sorted(os.listdir(folder))[:5]) if Path(folder).is_dir() else 'no such folder'}")
+    try:
+        tensors = load_file(file, device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"expected a whole safetensors file at {file}, found a damaged one ({error})") from None
+    factors: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        path, dot, factor = key.removesuffix(".weight").removeprefix(PREFIX).rpartition(".lora_")
+        if not dot or factor not in ("A", "B") or tensor.dim() != 2:
+            raise InputError(f"expected only lora_A and lora_B matrices of linear layers in {file}, "
+                             f"found {key} of shape {tuple(tensor.shape)}: this kit cannot merge or wear it")
+        factors.setdefault(path, {})[factor] = tensor
+    for path, pair in factors.items():
+        if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
+            shapes = {name: tuple(tensor.shape) for name, tensor in pair.items()}
+            raise InputError(f"expected factors A (r, d_in) and B (d_out, r) for {path} in {file}, found {shapes}")
+    return {path: Pair(pair["A"], pair["B"]) for path, pair in sorted(factors.items())}

@@ -1,0 +1,47 @@
+"""The literal table of methods. A row is a class, or a class with other settings; the order is the order of every table."""
+from functools import partial
+
+from .inclora import IncLoRA
+from .olora import OLoRA
+from .references import MultiTask, PerTask, SeqLoRA, ZeroShot
+from .slao import SLAO, one_over
+from .task_arithmetic import TaskArithmetic
+from ..errors import InputError
+from ..method import Method
+
+METHODS = {
+    "slao": SLAO,
+    "seqlora": SeqLoRA,
+    "inclora": IncLoRA,
+    "olora": OLoRA,
+    "task_arithmetic": TaskArithmetic,
+    "zero_shot": ZeroShot,
+    "per_task": PerTask,
+    "multi_task": MultiTask,
+    # SLAO's ablations: where a task starts
+    "slao_random": partial(SLAO, begin="random"),
+    "slao_last_merged": partial(SLAO, begin="merged"),
+    "slao_preserve": partial(SLAO, preserve=True),                        # not in the paper
+    # what is merged; the paper's names, all without the QR start: FT fine-tune, FR freeze, M merge
+    "slao_ftba_mb": partial(SLAO, qr=False),
+    "slao_ftba_ma": partial(SLAO, qr=False, merge="A"),
+    "slao_ftba_mba": partial(SLAO, qr=False, merge="AB"),
+    "slao_frea_mb": partial(SLAO, qr=False, freeze="A"),
+    "slao_freb_ma": partial(SLAO, qr=False, freeze="B", merge="A"),
+    "slao_no_merge": partial(SLAO, merge=""),                             # sequential LoRA with the QR start
+    "slao_merge_both": partial(SLAO, merge="AB"),                         # with the QR start
+    # how fast: lambda(i)
+    "slao_mean": partial(SLAO, schedule=one_over),
+    "slao_half": partial(SLAO, schedule=lambda i: 0.5),
+}
+
+
+def make_method(method: str | Method) -> Method:
+    """A fresh method from its name in METHODS; a Method passes through if it has not learned anything yet."""
+    if isinstance(method, Method):
+        if method.memory:
+            raise InputError(f"expected a method that has not learned yet, found {method} with memory: make a new one")
+        return method
+    if method not in METHODS:
+        raise InputError(f"expected a method among {', '.join(METHODS)}, found {method!r}")
+    return METHODS[method]()

@@ -1,0 +1,215 @@
+"""A whole stream with one method: train, merge, score, store, task after task; resumed where it stopped."""
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pandas as pd
+from accelerate import Accelerator
+
+from . import metrics
+from .adapters import Adapted, installed, load_adapter
+from .errors import InputError
+from .evaluation import evaluate, general_loss
+from .lora import Lora, copied
+from .method import Method, Task
+from .methods import METHODS, make_method
+from .models import load_model, suggested
+from .sources import load_stream
+from .store import Store, read_config, read_table, save_value, table, task_folders, write_table
+from .streams import Stream
+from .training import Settings, mixed_precision, train_task
+
+
+class Run:
+    """A run as its folder tells it. Scores are in percent; tasks are counted from 1.
+
+    `matrix` is exact match, `options` the best of the task's labels: row i after task i, column j task j, NaN where not
+    measured. `general` is the loss on general text after each task (nats per token).
+    """
+
+    def __init__(self, folder: str | Path, keep=None):
+        self.folder = Path(folder)
+        self.config = read_config(self.folder)
+        self._keep = keep                           # a temporary folder lives as long as its runs
+
+    @property
+    def method(self) -> str:
+        return self.config["method"]["name"]
+
+    @property
+    def names(self) -> list[str]:
+        return self.config["stream"]["tasks"]
+
+    @property
+    def matrix(self) -> pd.DataFrame:
+        return self._table("matrix.csv")
+
+    @property
+    def options(self) -> pd.DataFrame:
+        return self._table("matrix-options.csv")
+
+    def _table(self, name: str) -> pd.DataFrame:
+        file = self.folder / name
+        return read_table(file) if file.exists() else table([], self.names)
+
+    @property
+    def logs(self) -> list[dict]:
+        """For each finished task: losses, seconds of training and evaluation, general_loss."""
+        return [json.loads((folder / "log.json").read_text()) for folder in task_folders(self.folder)]
+
+    @property
+    def general(self) -> pd.Series:
+        return pd.Series([log["general_loss"] for log in self.logs], index=self.names[:len(self.logs)], name="general loss")
+
+    def metrics(self) -> dict[str, float]:
+        """AA, BWT, forgetting, learning_accuracy, average_incremental_accuracy (and FWT where unseen tasks were scored) of
+        the exact match; the same with `_options` for the best of the labels; general_loss after the last task."""
+        logs = self.logs
+        summary = metrics.summary(self.matrix, logs[0].get("baseline"))
+        if self.options.notna().any(axis=None):
+            both = metrics.summary(self.options, logs[0].get("baseline_options"))
+            summary |= {f"{name}_options": value for name, value in both.items()}
+        return summary | {"general_loss": logs[-1]["general_loss"]}
+
+    def lora(self, i: int, which: str = "result") -> Lora:
+        """The factors after task i (from 1): "result", the model from then on, or "tuned", what training left."""
+        folders = task_folders(self.folder)
+        if not 1 <= i <= len(folders) or which not in ("result", "tuned"):
+            raise InputError(f"expected a task from 1 to {len(folders)} and 'result' or 'tuned', found {i} and {which!r}")
+        if not (folders[i - 1] / which).is_dir():
+            raise InputError(f"expected the adapter of task {i} in {self.folder}, found it deleted: the run keeps the last one only")
+        return load_adapter(folders[i - 1] / which)
+
+    def __repr__(self) -> str:
+        return f"Run({self.method} on {self.config['stream']['name']}, {len(self.logs)} of {len(self.names)} tasks, {self.folder})"
+
+
+def run_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, resume: bool = True, **settings) -> Run:
+    """Learns the stream's tasks in their order and returns the Run.
+
+    stream: a Stream or what load_stream takes ("world-5", "world-5:2", a folder). method: a name in METHODS or a Method.
+    model: a name, a folder or (model, tokenizer); it is given back as it was. out: the run's folder (None: a temporary
+    one). resume: go on in a folder that holds the same run. settings: fields of training.Settings.
+    """
+    run = None
+    for run in walk_stream(stream, method, model, seed, out, resume, **settings):
+        pass
+    return run
+
+
+def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, resume: bool = True, **settings) -> Iterator[Run]:
+    """The same, one task at a time: each `next` learns one more task. A finished run is yielded once."""
+    name = method if isinstance(method, str) else _name(method)
+    method = make_method(method)
+    stream = load_stream(stream)
+    model, tokenizer = model if isinstance(model, tuple) else load_model(model)
+    settings = _settings(model, settings)
+    if len(set(stream.names)) < len(stream):
+        raise InputError(f"expected tasks of different names, found {stream.names}")
+    accelerator = Accelerator(mixed_precision=mixed_precision(model), cpu=model.device.type == "cpu")
+    temporary = tempfile.TemporaryDirectory(prefix="mbf-", ignore_cleanup_errors=True) if out is None else None
+    folder = Path(temporary.name if temporary else out)
+    config = _config(stream, name, method, model, seed, settings, accelerator)
+    with Store(folder, config, resume) as store, \
+            installed(model, _targets(settings), settings.rank, settings.alpha, settings.dropout) as adapted:
+        done = store.finished()
+        if done:
+            method.memory = store.memory(adapted.device)
+        for index in range(done + 1, len(stream) + 1):
+            _learn(index, stream, method, adapted, tokenizer, seed, settings, accelerator, store)
+            yield Run(folder, temporary)
+    if done == len(stream):
+        yield Run(folder, temporary)
+
+
+def _learn(index: int, stream: Stream, method: Method, adapted: Adapted, tokenizer, seed: int, settings: Settings,
+           accelerator: Accelerator, store: Store) -> None:
+    """Task `index`: train, finish, wear the result, score, commit."""
+    data = stream[index - 1]
+    task = Task(index, data.name, data.train, settings.rank, adapted.scaling, adapted.sites, seed, len(stream), adapted.device)
+    log, began = {}, time.perf_counter()
+    if settings.unseen and index == 1:
+        adapted.wear(task.fresh())                                   # B = 0: the base itself
+        before = [_score(adapted, tokenizer, other, settings) for other in stream]
+        log |= {"baseline": [score.exact for score in before], "baseline_options": [score.options for score in before]}
+    log["losses"] = train_task(adapted, method, task, tokenizer, settings, accelerator,
+                               load=lambda: store.load_checkpoint(index, adapted.device),
+                               save=lambda state: store.save_checkpoint(index, len(state["losses"]), state))
+    tuned = copied(adapted.live())
+    result = method.finish(tuned, task)
+    log["seconds_train"], began = time.perf_counter() - began, time.perf_counter()
+    exact, options = [], []
+    for other in stream if settings.unseen else stream[:index]:
+        adapted.wear(method.worn(other.name, result))
+        score = _score(adapted, tokenizer, other, settings)
+        exact.append(score.exact)
+        options.append(score.options)
+    adapted.wear(result)
+    log["general_loss"] = general_loss(adapted.model, tokenizer, stream.general, settings.max_length, settings.eval_batch_size)
+    log["seconds_evaluate"] = time.perf_counter() - began
+
+    def write(folder: Path) -> None:
+        adapted.save(result, folder / "result")
+        adapted.save(tuned, folder / "tuned")
+        save_value(method.memory, folder / "memory")
+        for name, row in (("matrix.csv", exact), ("matrix-options.csv", options)):
+            write_table(table(store.rows(name) + [row], stream.names), folder / name)
+        (folder / "log.json").write_text(json.dumps(log, indent=1))
+
+    store.commit_task(index, data.name, write, settings.keep)
+
+
+def _score(adapted: Adapted, tokenizer, task, settings: Settings):
+    return evaluate(adapted.model, tokenizer, task, settings.evaluate_on, settings.max_length, settings.eval_batch_size,
+                    settings.max_new_tokens)
+
+
+def _targets(settings: Settings):
+    return settings.targets if isinstance(settings.targets, str) else list(settings.targets)
+
+
+def _settings(model, given: dict) -> Settings:
+    known = {field.name for field in dataclasses.fields(Settings)}
+    if odd := sorted(given.keys() - known):
+        raise InputError(f"expected settings among {', '.join(sorted(known))}, found {', '.join(odd)}")
+    return Settings(**{**suggested(model), **given})
+
+
+def _name(method: Method) -> str:
+    """The METHODS name of an instance whose settings are that row's, else its class name."""
+    return next((name for name, make in METHODS.items() if make() == method), type(method).__name__.lower())
+
+
+def _config(stream: Stream, name: str, method: Method, model, seed: int, settings: Settings, accelerator) -> dict:
+    fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method) if field.init}
+    values = {key: [value(i) for i in range(1, len(stream) + 1)] if isinstance(value, Callable) else value
+              for key, value in fields.items()}     # a schedule as its values
+    return {
+        "stream": {"name": stream.name, "order": stream.order, "tasks": stream.names, "fingerprint": stream.fingerprint()},
+        "method": {"name": name, "class": type(method).__name__, **values},
+        "model": {"name": model.name_or_path, "fingerprint": fingerprint(model)},
+        "seed": seed,
+        "settings": dataclasses.asdict(settings),
+        "effective_batch": settings.batch_size * settings.accumulation * accelerator.num_processes,
+        "device": str(accelerator.device),
+        "versions": {"python": platform.python_version(),
+                     **{package: version(package) for package in ("mbf-utils", "torch", "transformers", "peft", "accelerate")}},
+    }
+
+
+def fingerprint(model) -> str:
+    """A hash of names, shapes and some values of every parameter: cheap also for large models."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        values = parameter.detach().flatten()
+        some = values[::max(1, len(values) // 64)][:64].float().cpu().tolist()
+        digest.update(f"{name} {tuple(parameter.shape)} {some}".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,263 @@
+"""A run's folder: safetensors, JSON and CSV, no pickle. A kill at any moment leaves the last finished task whole.
+
+    config.json                         every setting, seed and version
+    matrix.csv, matrix-options.csv      scores in percent, row i after task i
+    memory.safetensors, memory.json     what the method remembers
+    tasks/03-yelp/{result,tuned}/       standard PEFT adapters: the model after task 3, and what was trained
+    tasks/03-yelp/log.json              losses and times
+    checkpoint-000120/                  inside a task: all that a restart needs
+
+One rename commits a task: its folder, written under a temporary name, carries the new matrices and memory inside. Then they
+move up to the run's folder, file by file; whoever opens the run next finishes an interrupted move. What a killed run left
+under a temporary name is cleared. The lock is the operating system's and dies with the process.
+"""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import load_file, save_file
+
+from .errors import InputError
+from .lora import Pair
+
+RAISED = ("memory.safetensors", "memory.json", "matrix.csv", "matrix-options.csv")     # move up when a task is committed
+
+
+def pack(value: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+    """A nested value of dicts with string keys, lists, tuples, Pairs, strings, numbers and tensors as JSON and tensors.
+
+    A tensor that occurs twice is stored once (SLAO's merged A is its last A) and comes back as one tensor.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    seen: dict[tuple, str] = {}
+
+    def walk(value, name):
+        if isinstance(value, torch.Tensor):
+            value = value.detach()
+            key = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else (name,)
+            if key not in seen:
+                seen[key] = name
+                value = value.cpu().contiguous()
+                whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
+                tensors[name] = value if whole else value.clone()
+            return {"tensor": seen[key]}
+        if isinstance(value, Pair):
+            return {"pair": [walk(value.A, f"{name}.A"), walk(value.B, f"{name}.B")]}
+        if isinstance(value, dict):
+            if not all(isinstance(key, str) for key in value):
+                raise TypeError(f"memory holds a dict with a key that is no string at {name}: {list(value)[:3]}")
+            return {"dict": {key: walk(item, f"{name}.{key}" if name else key) for key, item in value.items()}}
+        if isinstance(value, (list, tuple)):
+            return {type(value).__name__: [walk(item, f"{name}.{i}") for i, item in enumerate(value)]}
+        if value is None or isinstance(value, (str, bool, int, float)):
+            return value
+        raise TypeError(f"memory holds a {type(value).__name__} at {name}: only tensors, Pairs, lists, dicts, strings and numbers last")
+
+    return walk(value, ""), tensors
+
+
+def unpack(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """The value that `pack` took apart."""
+    if not isinstance(tree, dict):
+        return tree
+    (kind, inside), = tree.items()
+    if kind == "tensor":
+        return tensors[inside]
+    if kind == "dict":
+        return {key: unpack(item, tensors) for key, item in inside.items()}
+    items = [unpack(item, tensors) for item in inside]
+    return Pair(*items) if kind == "pair" else tuple(items) if kind == "tuple" else items
+
+
+def save_value(value: Any, stem: Path) -> None:
+    """Writes STEM.safetensors and STEM.json."""
+    tree, tensors = pack(value)
+    save_file(tensors, stem.with_suffix(".safetensors"))
+    stem.with_suffix(".json").write_text(json.dumps(tree, indent=1))
+
+
+def load_value(stem: Path, device="cpu") -> Any:
+    return unpack(json.loads(stem.with_suffix(".json").read_text()), load_file(stem.with_suffix(".safetensors"), device=str(device)))
+
+
+def table(rows: list[list[float]], names: list[str]) -> pd.DataFrame:
+    """The accuracy matrix as a table: row i after task i, column j task j, NaN where not measured."""
+    width = len(names)
+    return pd.DataFrame([row + [float("nan")] * (width - len(row)) for row in rows], columns=names,
+                        index=pd.Index(names[:len(rows)], name="after"))
+
+
+def write_table(frame: pd.DataFrame, file: Path) -> None:
+    frame.to_csv(file, float_format="%.4f", lineterminator="\n")
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    return pd.read_csv(file, index_col=0, dtype={0: str}).astype(float)
+
+
+def sync(path: Path) -> None:
+    """Forces a file or a folder to disk (a folder only where the system can)."""
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def commit(temporary: Path, final: Path) -> None:
+    """Syncs everything below `temporary`, then renames it to `final`: there whole, or not at all."""
+    for path in sorted(temporary.rglob("*"), reverse=True) if temporary.is_dir() else []:
+        sync(path)
+    sync(temporary)
+    os.replace(temporary, final)
+    sync(final.parent)
+
+
+def write_json(value: Any, file: Path) -> None:
+    temporary = file.with_name(f".{file.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    commit(temporary, file)
+
+
+class Store:
+    """Opens the run in `folder`, or begins one there. Refuses a folder that holds anything else."""
+
+    def __init__(self, folder: str | Path, config: dict, resume: bool = True):
+        self.folder = Path(folder).absolute()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = FileLock(self.folder / ".lock")
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"expected {folder} to be free, found another process running there: wait for it or choose another folder") from None
+        except OSError as error:
+            raise InputError(f"expected a folder to write to at {folder}, found: {error.strerror or error}") from None
+        try:
+            self._open(config, resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, config: dict, resume: bool) -> None:
+        for path in self.folder.rglob(".*.tmp"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        file = self.folder / "config.json"
+        if not file.exists():
+            others = sorted(path.name for path in self.folder.iterdir() if path.name != ".lock")
+            if others:
+                raise InputError(f"expected an empty folder or a run in {self.folder}, found {', '.join(others[:3])}: choose another folder")
+            (self.folder / "tasks").mkdir()
+            write_json(config, file)
+            return
+        if not resume:
+            raise InputError(f"expected an empty folder, found a run in {self.folder}: resume it or choose another folder")
+        found, wanted = _identity(read_config(self.folder)), _identity(json.loads(json.dumps(config)))
+        if found != wanted:
+            key = next(key for key in sorted(found | wanted) if found.get(key) != wanted.get(key))
+            raise InputError(f"expected in {self.folder} a run with {key} = {wanted.get(key)}, found another run with "
+                             f"{key} = {found.get(key)}: choose another folder")
+        (self.folder / "tasks").mkdir(exist_ok=True)
+        self._raise_files()
+
+    def close(self) -> None:
+        self.lock.release()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def finished(self) -> int:
+        """Number of finished tasks."""
+        return len(task_folders(self.folder))
+
+    def memory(self, device="cpu") -> dict:
+        return load_value(self.folder / "memory", device)
+
+    def rows(self, name: str) -> list[list[float]]:
+        """The rows of matrix.csv or matrix-options.csv so far."""
+        file = self.folder / name
+        return read_table(file).values.tolist() if file.exists() else []
+
+    def commit_task(self, index: int, name: str, write, keep: str) -> None:
+        """`write(folder)` fills a temporary folder with the task's record; one rename makes it part of the run."""
+        final = self.folder / "tasks" / f"{index:02d}-{safe(name)}"
+        temporary = final.with_name(f".{final.name}.tmp")
+        temporary.mkdir()
+        try:
+            write(temporary)
+            commit(temporary, final)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise InputError(f"expected room to write task {index} ({name}) in {self.folder}, found: {error.strerror or error}; "
+                             f"{index - 1} finished tasks are kept, make room and run again") from error
+        self._raise_files()
+        self.drop_checkpoints()
+        if keep == "last":
+            for earlier in task_folders(self.folder)[:-1]:
+                for part in ("result", "tuned"):
+                    shutil.rmtree(earlier / part, ignore_errors=True)
+
+    def _raise_files(self) -> None:
+        for folder in task_folders(self.folder)[-1:]:
+            for name in RAISED:
+                if (folder / name).exists():
+                    os.replace(folder / name, self.folder / name)
+            sync(self.folder)
+
+    def save_checkpoint(self, index: int, step: int, state: dict) -> None:
+        temporary = self.folder / f".checkpoint-{step:06d}.tmp"
+        temporary.mkdir()
+        save_value({"task": index, "state": state}, temporary / "state")
+        older = self._checkpoints()
+        commit(temporary, self.folder / f"checkpoint-{step:06d}")
+        for path in older:
+            shutil.rmtree(path)
+
+    def load_checkpoint(self, index: int, device="cpu") -> dict | None:
+        """The newest state inside task `index`, or None."""
+        for path in reversed(self._checkpoints()):
+            saved = load_value(path / "state", device)
+            if saved["task"] == index:
+                return saved["state"]
+        return None
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.folder.glob("checkpoint-*"))
+
+    def drop_checkpoints(self) -> None:
+        for path in self._checkpoints():
+            shutil.rmtree(path)
+
+
+def safe(name: str) -> str:
+    """A task's name as part of a folder's name."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:80]
+
+
+def task_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in (Path(folder) / "tasks").glob("[0-9]*") if path.is_dir())
+
+
+def read_config(folder: str | Path) -> dict:
+    try:
+        return json.loads((Path(folder) / "config.json").read_text())
+    except FileNotFoundError:
+        raise InputError(f"expected a run in {folder}, found no config.json there") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected JSON in {folder}/config.json, found something else ({error})") from None
+
+
+def _identity(config: dict) -> dict:
+    """What makes a run this run: everything but where and with which versions it ran."""
+    return {key: value for key, value in config.items() if key not in ("versions", "device")}

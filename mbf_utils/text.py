@@ -1,0 +1,97 @@
+"""From examples to batches: prompts as tokens, answers with their end, right padding, and the normalisation of answers.
+
+A row is  [bos] prompt answer eos.  Only the answer and its eos carry loss. Padding stands on the right and needs no
+attention mask: under a causal mask no real token sees it.
+"""
+from __future__ import annotations
+
+import string
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .streams import Example
+
+IGNORE = -100
+_DELETE = str.maketrans("", "", string.punctuation)
+
+
+class Encoded(NamedTuple):
+    prompt: list[int]                               # bos and prompt
+    answer: list[int]                               # answer and eos
+
+
+class Batch(NamedTuple):
+    """b rows of length at most T; logits are asked for at the k columns where any row predicts an answer token."""
+    ids: Tensor                                     # (b, T)
+    mask: Tensor                                    # (b, T) bool, False on padding
+    keep: Tensor                                    # (k,) columns
+    targets: Tensor                                 # (b, k) the next token where it belongs to the answer, else -100
+
+    @property
+    def tokens(self) -> int:
+        return int((self.targets != IGNORE).sum())
+
+
+def normalise(answer: str) -> str:
+    """Lower case, ASCII punctuation deleted (not replaced by a blank), white space collapsed: the field's exact match."""
+    return " ".join(answer.lower().translate(_DELETE).split())
+
+
+def token_ids(tokenizer, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text, without special tokens."""
+    return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+
+def answer_text(example: Example, answer: str) -> str:
+    """The answer as it follows the prompt: after a blank, unless the prompt ends in white space."""
+    return answer if example.prompt[-1:].isspace() else " " + answer
+
+
+def encode(tokenizer, examples: list[Example], max_length: int) -> list[Encoded]:
+    """Tokens of each example's prompt and first answer, together at most max_length.
+
+    A prompt that is too long loses characters at the end of its `body`, never of its frame; where the frame alone is too
+    long (or there is no body to cut) an InputError says so.
+    """
+    bos = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    answers = token_ids(tokenizer, [answer_text(example, example.answers[0]) for example in examples])
+    prompts = token_ids(tokenizer, [example.prompt for example in examples])
+    rows = []
+    for example, prompt, answer in zip(examples, prompts, answers):
+        answer = answer + [tokenizer.eos_token_id]
+        room = max_length - len(bos) - len(answer)
+        if len(prompt) > room:
+            prompt = _shortened(tokenizer, example, prompt, room)
+        rows.append(Encoded(bos + prompt, answer))
+    return rows
+
+
+def _shortened(tokenizer, example: Example, prompt: list[int], room: int) -> list[int]:
+    start, end = example.body or (0, 0)
+    text, cut = example.prompt, end
+    while len(prompt) > room:
+        if cut <= start:
+            raise InputError(f"expected a prompt of at most {room} tokens once its body is cut away, found a frame of "
+                             f"{len(prompt)} ({example.prompt[:60]!r}...): raise max_length")
+        excess = (len(prompt) - room) / len(prompt)
+        cut = max(start, cut - max(1, int(excess * len(text))))
+        text = example.prompt[:cut] + example.prompt[end:]
+        prompt = token_ids(tokenizer, [text])[0]
+    return prompt
+
+
+def collate(rows: list[Encoded], pad: int, device="cpu") -> Batch:
+    """Rows padded on the right to the longest."""
+    length = max(len(row.prompt) + len(row.answer) for row in rows)
+    ids = torch.full((len(rows), length), pad)
+    targets = torch.full((len(rows), length), IGNORE)
+    lengths = torch.tensor([len(row.prompt) + len(row.answer) for row in rows])
+    for i, (prompt, answer) in enumerate(rows):
+        ids[i, :lengths[i]] = torch.tensor(prompt + answer)
+        targets[i, len(prompt) - 1:lengths[i] - 1] = torch.tensor(answer)
+    keep = (targets != IGNORE).any(0).nonzero()[:, 0]
+    mask = torch.arange(length) < lengths[:, None]
+    return Batch(*(tensor.to(device) for tensor in (ids, mask, keep, targets[:, keep])))

@@ -1,0 +1,208 @@
+"""The loop: one task, one LoRA, any method. It never asks which method it runs.
+
+A window is what one optimiser step sees: batch_size x accumulation x processes examples (fewer at an epoch's end).
+Each micro-batch counts by its share of the window's answer tokens:
+
+    loss = sum over micro-batches of share (mean token loss + penalty),   the shares of a window add up to 1
+
+so a short last window is a true mean, a penalty of the parameters counts once, and a penalty of the batch is a mean over
+tokens. Then: clip, edit_grads, step, after_step. AdamW is made anew for every task. Accelerate moves the loop to several
+processes: the bare model is prepared afresh for each task, after everything that trains has been registered and frozen.
+"""
+from __future__ import annotations
+
+import math
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Callable
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm.auto import tqdm
+
+from .adapters import Adapted
+from .errors import InputError
+from .lora import Start
+from .method import Method, Task, seed_of
+from .streams import Example
+from .text import IGNORE, collate, encode
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every task is trained and scored. The defaults are for real models: SLAO's where the paper states them (rank 8,
+    q and v, lr 5e-5, 5 epochs, batch 2 x 4), its replication's where it does not (alpha 32, dropout 0.1, constant lr, no
+    weight decay, clip 1). A base may bring its own (models.suggested)."""
+    targets: str | tuple[str, ...] = ("q_proj", "v_proj")            # module names, or "all-linear"
+    rank: int = 8
+    alpha: float = 32.0
+    dropout: float = 0.1
+    lr: float = 5e-5
+    epochs: float = 5
+    batch_size: int = 2                             # examples a forward pass, per process
+    accumulation: int = 4                           # forward passes a step
+    schedule: str = "constant"                      # or "linear": down to zero
+    warmup: float = 0.0                             # share of the steps
+    weight_decay: float = 0.0
+    clip: float = 1.0                               # gradient norm; 0 for none
+    max_length: int = 1024                          # tokens of prompt and answer
+    max_new_tokens: int = 50                        # for answers that are free text
+    eval_batch_size: int = 50
+    evaluate_on: str = "test"                       # or "dev": choose settings there, never on test
+    unseen: bool = False                            # also score tasks that are still to come (for FWT)
+    keep: str = "all"                               # or "last": adapters of earlier tasks are deleted
+    checkpoint_minutes: float = 10.0                # between checkpoints inside a task
+
+    def __post_init__(self):
+        if isinstance(self.targets, list):
+            object.__setattr__(self, "targets", tuple(self.targets))
+        positive = ("rank", "alpha", "lr", "epochs", "batch_size", "accumulation", "max_length", "max_new_tokens", "eval_batch_size")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise InputError(f"expected {name} above 0, found {getattr(self, name)!r}")
+        for name, choices in (("schedule", ("constant", "linear")), ("evaluate_on", ("test", "dev")), ("keep", ("all", "last"))):
+            if getattr(self, name) not in choices:
+                raise InputError(f"expected {name} to be {' or '.join(choices)}, found {getattr(self, name)!r}")
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of step 0 .. steps - 1, as a share of lr."""
+        warm = min(1.0, (step + 1) / max(1, round(self.warmup * steps)))
+        return warm * (1 - step / steps if self.schedule == "linear" else 1.0)
+
+
+def window_plan(n: int, settings: Settings, processes: int, seed: int) -> list[list[int]]:
+    """The rows of every optimiser step: one permutation an epoch, cut into windows; the last epoch may be a part."""
+    size = settings.batch_size * settings.accumulation * processes
+    windows, left = [], math.ceil(n * settings.epochs)
+    for epoch in range(math.ceil(settings.epochs)):
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed_of(seed, epoch))).tolist()[:left]
+        windows += [order[k:k + size] for k in range(0, len(order), size)]
+        left -= len(order)
+    return windows
+
+
+def mixed_precision(model: nn.Module) -> str:
+    """Autocast follows the base's own type on CUDA; elsewhere there is none."""
+    dtype = next(model.parameters()).dtype
+    on_card = next(model.parameters()).device.type == "cuda"
+    return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, "no") if on_card else "no"
+
+
+def train_task(adapted: Adapted, method: Method, task: Task, tokenizer, settings: Settings, accelerator: Accelerator,
+               load: Callable[[], dict | None] = lambda: None, save: Callable[[dict], None] | None = None) -> list[float]:
+    """Trains `method` on `task` in the adapters of `adapted`; returns the loss of every step (nats per answer token).
+
+    `save` gets everything that a restart needs, every settings.checkpoint_minutes; `load` gives it back (or None).
+    A restarted task ends with the same bytes.
+    """
+    rows = encode(tokenizer, method.data(task), settings.max_length)
+    start: Start = method.start(task)
+    adapted.wear(start.lora, start.past, start.trains)
+    live = adapted.live()
+    trained = [factor for pair in live.values() for factor in pair if factor.requires_grad]
+    if not trained:
+        return []
+    for name, parameter in method.extra.items():
+        adapted.model.register_parameter(f"extra_{name}", parameter)
+    windows = window_plan(len(rows), settings, accelerator.num_processes, seed_of(task.seed, task.index, "order"))
+    task.steps = len(windows)
+    optimizer = torch.optim.AdamW([*trained, *method.extra.values()], lr=settings.lr, weight_decay=settings.weight_decay,
+                                  fused=accelerator.device.type in ("cpu", "cuda"))
+    model, optimizer = accelerator.prepare(adapted.model, optimizer)
+    bends = type(method).mix is not Method.mix
+    batch = None
+    mixing = adapted.mixing(method.mix, task.index - 1, lambda: batch) if bends else nullcontext()
+    losses: list[float] = []
+    bar = tqdm(total=len(windows), desc=f"task {task.index}{f'/{task.total}' if task.total else ''} {task.name}",
+               disable=not sys.stderr.isatty() or not accelerator.is_main_process)
+    with mixing, torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
+        torch.manual_seed(seed_of(task.seed, task.index, "dropout"))
+        model.train()
+        if (state := load()) is not None:
+            losses = _restore(state, method, trained, optimizer, accelerator)
+            bar.update(len(losses))
+        saved = time.monotonic()
+        for step in range(len(losses), len(windows)):
+            task.step = step
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr * settings.rate(step, len(windows))
+            loss = 0.0
+            batches = _micro_batches(windows[step], rows, settings, tokenizer, accelerator)
+            total = sum(tokens for _, tokens in batches)
+            total = int(accelerator.reduce(torch.tensor(total, device=accelerator.device)))
+            for k, (batch, tokens) in enumerate(batches):
+                with accelerator.no_sync(model) if k + 1 < len(batches) else nullcontext():
+                    method.before_batch(batch, task)
+                    logits = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False).logits    # (b, k, V)
+                    mean = nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORE)
+                    share = tokens / total
+                    whole = share * (mean + method.penalty(live, task, batch, logits))
+                    accelerator.backward(whole * accelerator.num_processes)           # processes average their gradients
+                    loss = loss + share * mean.detach()
+            if settings.clip:
+                accelerator.clip_grad_norm_([*trained, *method.extra.values()], settings.clip)
+            method.edit_grads(live, task)
+            optimizer.step()
+            optimizer.zero_grad()
+            method.after_step(live, task)
+            losses.append(float(accelerator.reduce(loss)))
+            if not math.isfinite(losses[-1]):
+                raise InputError(f"expected a finite loss, found {losses[-1]} at step {step + 1} of task {task.index} "
+                                 f"({task.name}): lower lr or the penalty's weight; the last finished task is kept")
+            bar.update()
+            if save and step + 1 < len(windows) and time.monotonic() - saved >= 60 * settings.checkpoint_minutes:
+                save(_state(losses, method, trained, optimizer, accelerator))
+                saved = time.monotonic()
+    bar.close()
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    accelerator.free_memory(model, optimizer)
+    for name in method.extra:
+        delattr(adapted.model, f"extra_{name}")
+    adapted.model.requires_grad_(False)
+    adapted.model.eval()
+    return losses
+
+
+def _micro_batches(window: list[int], rows, settings: Settings, tokenizer, accelerator: Accelerator):
+    """This process's share of a window: (batch, answer tokens) pairs, the same number of them on every process."""
+    mine = window[accelerator.process_index::accelerator.num_processes]
+    batches = []
+    for k in range(0, math.ceil(len(window) / accelerator.num_processes), settings.batch_size):
+        chosen = mine[k:k + settings.batch_size]
+        batch = collate([rows[i] for i in chosen or window[:1]], tokenizer.pad_token_id, accelerator.device)
+        batches.append((batch, batch.tokens if chosen else 0))       # a process without rows goes along with weight 0
+    return batches
+
+
+def _state(losses, method, trained, optimizer, accelerator) -> dict:
+    """Everything a restart in the middle of a task needs."""
+    state = {"losses": losses, "factors": [p.detach() for p in trained], "memory": method.memory,
+             "extra": {name: p.detach() for name, p in method.extra.items()},
+             "optimizer": {str(i): values for i, values in optimizer.state_dict()["state"].items()},
+             "random": torch.get_rng_state()}
+    if accelerator.device.type == "cuda":
+        state["random_cuda"] = torch.cuda.get_rng_state(accelerator.device)
+    if accelerator.scaler is not None:
+        state["scaler"] = accelerator.scaler.state_dict()
+    return state
+
+
+def _restore(state: dict, method, trained, optimizer, accelerator) -> list[float]:
+    with torch.no_grad():
+        for parameter, value in zip(trained, state["factors"]):
+            parameter.copy_(value)
+        for name, parameter in method.extra.items():
+            parameter.copy_(state["extra"][name])
+    method.memory = state["memory"]
+    whole = optimizer.state_dict()
+    whole["state"] = {int(i): values for i, values in state["optimizer"].items()}
+    optimizer.load_state_dict(whole)
+    torch.set_rng_state(state["random"].cpu())
+    if "random_cuda" in state:
+        torch.cuda.set_rng_state(state["random_cuda"].cpu(), accelerator.device)
+    if "scaler" in state:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    return state["losses"]
