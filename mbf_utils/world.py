@@ -183,7 +183,7 @@ def variant(number: int, seed: int) -> Design:
 def hundred() -> list[str]:
     """The names of world-100 in order. Of each ten tasks eight are new ("v1" to "v80"); the ninth of the b-th ten is
     v(4b-3) again, row for row ("v1-again", "v5-again", ..., "v37-again"), and the tenth is v(4b-1) with the same prompts
-    and every answer word moved on to the next ("v3-changed", ..., "v39-changed"). They return after 8 to 59 tasks.
+    and every answer word moved on to the next ("v3-changed", ..., "v39-changed"). They return 7 to 54 tasks later.
     """
     names = []
     for block in range(1, 11):

@@ -1,0 +1,122 @@
+"""Loading models: the built-in bases, the rules for device and dtype, and errors of one sentence."""
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from mbf_utils import models, world
+from mbf_utils.errors import InputError
+from mbf_utils.models import BASES, BUILT_IN, choose_device, choose_dtype, load_model, suggested
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_base_is_ready_to_wear_a_lora(name):
+    model, tokenizer = load_model(name, device="cpu")
+    assert type(model) is LlamaForCausalLM and not model.training
+    assert not any(weight.requires_grad for weight in model.parameters())
+    assert model.dtype == torch.float32 and model.config._attn_implementation == "sdpa"
+    assert model.name_or_path == model.config._name_or_path == tokenizer.name_or_path == name
+    assert tokenizer.pad_token == "<pad>" and tokenizer.padding_side == "right"
+    assert {"targets", "rank", "alpha", "lr", "epochs", "batch_size", "warmup", "schedule"} == set(suggested(model))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_base_knows_exactly_the_words_of_the_world(name):
+    _, tokenizer = load_model(name, device="cpu")
+    assert tokenizer.convert_ids_to_tokens(range(len(tokenizer))) == list(world.vocabulary())
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_base_predicts_text_it_was_not_trained_on(name):
+    model, tokenizer = load_model(name, device="cpu")
+    losses = [model(input_ids=ids, labels=ids).loss.item() for ids in
+              (torch.tensor([tokenizer(text)["input_ids"]]) for text in world.general()[:50])]
+    assert sum(losses) / 50 < 0.5 * torch.log(torch.tensor(len(tokenizer)))
+
+
+def test_built_in_files_hold_no_pickle_and_no_path():
+    for file in (file for name in BUILT_IN for file in (BASES / name).iterdir()):
+        assert file.suffix in (".json", ".safetensors"), file
+        if file.suffix == ".json":
+            assert "/" + "tmp" not in file.read_text() and "_name_or_path\": \"/" not in file.read_text()
+
+
+def test_a_copy_in_a_folder_is_the_same_model(tmp_path):
+    model, tokenizer = load_model("tiny", device="cpu")
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    copy, _ = load_model(tmp_path, device="cpu")
+    ids = tokenizer("the plot was", return_tensors="pt")["input_ids"]
+    assert torch.equal(copy(input_ids=ids).logits, model(input_ids=ids).logits)
+    assert suggested(copy) == {}                                # no lora.json there
+    (tmp_path / "lora.json").write_text('{"rank": 3}')
+    assert suggested(copy) == {"rank": 3}
+
+
+def test_padding_falls_back_to_unk_then_eos(tmp_path):
+    model, tokenizer = load_model("tiny", device="cpu")
+    model.save_pretrained(tmp_path)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    assert load_model(tmp_path, device="cpu")[1].pad_token == "<unk>"
+    tokenizer.unk_token = None
+    tokenizer.save_pretrained(tmp_path)
+    assert load_model(tmp_path, device="cpu")[1].pad_token == "</s>"
+
+
+def test_auto_takes_the_best_device(monkeypatch):
+    for cuda, mps, expected in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
+        assert choose_device("auto") == expected
+        assert choose_device("cuda:1") == "cuda:1"
+
+
+def test_auto_takes_bfloat16_only_where_the_hardware_has_it(monkeypatch):
+    native = {"now": True}
+
+    def supported(including_emulation=True):
+        return True if including_emulation else native["now"]
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert choose_dtype("auto", "cuda:0") == torch.bfloat16
+    native["now"] = False
+    assert choose_dtype("auto", "cuda") == torch.float16
+    assert choose_dtype("auto", "cpu") == choose_dtype("auto", "mps") == torch.float32
+    assert choose_dtype("bfloat16", "cpu") == choose_dtype(torch.bfloat16, "cpu") == torch.bfloat16
+    assert load_model("tiny", device="cpu", dtype="bfloat16")[0].dtype == torch.bfloat16
+    with pytest.raises(InputError, match="dtype"):
+        choose_dtype("float8", "cpu")
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (dict(name_or_path="tinny"), "tiny, small"), (dict(name_or_path="./nowhere"), "nowhere"),
+    (dict(name_or_path="/nowhere/at/all"), "folder"), (dict(name_or_path="nobody-here/no-such-model"), "offline"),
+    (dict(quantize=3), "4 or 8"), (dict(quantize=4, device="cpu"), "CUDA"), (dict(dtype="half"), "dtype")])
+def test_what_cannot_be_loaded_is_said_in_one_sentence(arguments, says):
+    with pytest.raises(InputError, match=says) as caught:
+        load_model(**arguments)
+    assert "\n" not in str(caught.value) and caught.value.__cause__ is None and caught.value.__context__ is None
+
+
+def test_a_folder_that_is_no_model_and_one_without_weights(tmp_path):
+    with pytest.raises(InputError, match="config.json"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text((BASES / "tiny" / "config.json").read_text())
+    with pytest.raises(InputError, match="could not be loaded"):
+        load_model(tmp_path)
+
+
+def test_quantizing_asks_for_its_package(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="bitsandbytes"):
+        models._quantization(4, "cuda", torch.float16)
+
+
+def test_importing_the_package_loads_neither_torch_nor_transformers():
+    code = "import sys, mbf_utils; print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], env=os.environ, check=True, capture_output=True, text=True)
+    assert result.stdout == "[]\n" and result.stderr == ""

@@ -1,0 +1,112 @@
+"""Making a base: the same bytes again, tokenizers that lose nothing, and a gate that can say no."""
+import json
+import math
+
+import pytest
+import torch
+
+from mbf_utils import pretrain, words, world
+from mbf_utils.errors import InputError
+from mbf_utils.models import load_model, suggested
+from mbf_utils.pretrain import EOS, REPLY, accept, batches, make_base
+
+TEXT = [f"The {a} fox met {b} dogs — and said “naïve” {a} times.\n" for a in ("quick", "brown", "lazy")
+        for b in ("two", "seven", "eleven")]
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    return make_base(tmp_path_factory.mktemp("bases") / "short", steps=20, quiet=True)
+
+
+def test_a_short_run_is_reproduced_byte_for_byte_and_differs_with_another_seed(short, tmp_path):
+    state = torch.random.get_rng_state()
+    torch.rand(3)                                               # what was drawn before does not matter
+    again = contents(make_base(tmp_path / "again", steps=20, quiet=True))
+    assert again == contents(short)
+    assert "model.safetensors" in again and not any(name.endswith((".bin", ".pt", ".pkl")) for name in again)
+    torch.random.set_rng_state(state)
+    other = contents(make_base(tmp_path / "other", steps=20, seed=1, quiet=True))
+    assert torch.equal(state, torch.random.get_rng_state())     # the caller's generator is left alone
+    assert other["model.safetensors"] != again["model.safetensors"] and other["tokenizer.json"] == again["tokenizer.json"]
+
+
+def test_a_base_loads_offline_with_its_settings_and_has_learned_something(short):
+    model, tokenizer = load_model(short)
+    assert suggested(model) == pretrain.LORA == json.loads((short / "lora.json").read_text())
+    assert len(tokenizer) == model.config.vocab_size and model.config.num_key_value_heads == model.config.num_attention_heads
+    ids, weights = next(batches(pretrain.world_documents(seed=5), 64, seed=5))
+    assert pretrain.loss_of(model, ids, weights) < math.log(len(tokenizer)) - 0.5
+
+
+def test_a_base_of_own_text(tmp_path):
+    model, tokenizer = load_model(make_base(tmp_path / "own", text=TEXT * 4, size="tiny", steps=30, vocab_size=300, quiet=True))
+    assert len(tokenizer) == 300 and model.config.max_position_embeddings >= 512
+    for text in TEXT + ["Unseen: 東京, emoji 🙂,  two spaces\tand a tab"]:
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_words_make_the_round_trip():
+    tokenizer = pretrain.world_tokenizer()
+    for text in [row.prompt for task in world.world_stream("world-15", limit=3) for row in task.train] + list(world.general()):
+        ids = tokenizer(text)["input_ids"]
+        assert ids[0] == tokenizer.bos_token_id and tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert tokenizer("zebra crossing", add_special_tokens=False)["input_ids"] == [tokenizer.unk_token_id] * 2
+
+
+def test_pretraining_leaves_out_the_general_text_and_weighs_replies():
+    names, held_out, replies = world.vocabulary(), set(world.general()), 0
+    source = pretrain.world_documents(seed=0)
+    for _ in range(3000):
+        tokens, weights = next(source)
+        text = [names[token] for token in tokens]
+        assert text[0] == "<s>" and text[-1] == "</s>" and " ".join(text[1:-1]) not in held_out
+        heavy = [place for place, weight in enumerate(weights) if weight == REPLY]
+        assert bool(heavy) == ("reply" in text)
+        for place in heavy:
+            replies += 1
+            assert text[place - 2:place] == ["reply", ":"] or weights[place - 1] == REPLY
+    assert replies > 3000
+    writer = words.Writer("0 pretraining")
+    drawn = {world.pretraining_document(writer) for _ in range(20000)}
+    assert held_out & drawn                                     # without the sieve some would be seen
+
+
+def test_a_batch_is_padded_right_and_the_loss_does_not_see_the_padding(short):
+    model, _ = load_model(short)
+    rows = [([1, 20, 30, EOS], [1.0] * 4), ([1, 40, 50, 60, 70, EOS], [1.0] * 6)]
+    ids, weights = pretrain._padded(rows)
+    assert ids.tolist()[0] == [1, 20, 30, EOS, 0, 0] and weights.tolist()[0] == [1, 1, 1, 1, 0, 0]
+    alone = [pretrain.loss_of(model, *pretrain._padded([row])) for row in rows]
+    torch.testing.assert_close(pretrain.loss_of(model, ids, weights), (3 * alone[0] + 5 * alone[1]) / 8)
+
+
+def test_the_gate_measures_what_lora_learns(short):
+    poor, good = (accept(name, tasks=["sst2", "dbpedia"]) for name in (short, "tiny"))
+    assert list(good) == ["sst2", "dbpedia"]
+    assert poor["dbpedia"] < 0.5 < 0.8 <= min(good.values())
+
+
+def test_a_folder_in_use_and_unknown_arguments_are_refused(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    for arguments, says in ((dict(out=tmp_path), "not empty"), (dict(out=tmp_path / "x", size="huge"), "tiny"),
+                            (dict(out=tmp_path / "x", text=[]), "list of texts"),
+                            (dict(out=tmp_path / "x", text="one string"), "list of texts"),
+                            (dict(out=tmp_path / "x", steps=0), "steps")):
+        with pytest.raises(InputError, match=says):
+            make_base(**arguments, quiet=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(pretrain.json, "dumps", fail)
+    with pytest.raises(KeyboardInterrupt):
+        make_base(tmp_path / "base", steps=1, quiet=True)
+    assert not list(tmp_path.iterdir())
