@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.utils import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -121,17 +122,19 @@ def installed(model: nn.Module, targets, rank: int, alpha: float, dropout: float
             parameter.requires_grad_(requires_grad)
 
 
-def save_adapter(lora: Lora, folder: str | Path, scaling: float, target_modules: list[str], base_name: str = "",
-                 **fields) -> None:
-    """A PEFT adapter folder: factors in safetensors, sorted JSON beside it. Other `fields` of LoraConfig pass through."""
+def save_adapter(lora: Lora, folder: str | Path, scaling: float | dict[str, float], target_modules: list[str],
+                 base_name: str = "", fan_in_fan_out: bool = False) -> None:
+    """A PEFT adapter folder: factors in safetensors, sorted JSON beside it. `scaling` is s, one for all or one a module;
+    where modules differ in rank or in lora_alpha = s x rank, PEFT's patterns say so."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    ranks = {path: pair.A.shape[0] for path, pair in lora.items()}
-    common = max(ranks.values(), key=list(ranks.values()).count)
-    odd = {path: rank for path, rank in sorted(ranks.items()) if rank != common}
-    config = LoraConfig(r=common, lora_alpha=scaling * common, target_modules=target_modules, task_type="CAUSAL_LM",
-                        base_model_name_or_path=base_name or None, inference_mode=True, rank_pattern=odd,
-                        alpha_pattern={path: scaling * rank for path, rank in odd.items()}, **fields).to_dict()
+    rank = {path: pair.A.shape[0] for path, pair in lora.items()}
+    alpha = {path: rank[path] * (scaling[path] if isinstance(scaling, dict) else scaling) for path in lora}
+    r, lora_alpha = (max(values, key=values.count) for values in (list(rank.values()), list(alpha.values())))
+    config = LoraConfig(r=r, lora_alpha=lora_alpha, target_modules=target_modules, task_type="CAUSAL_LM", inference_mode=True,
+                        base_model_name_or_path=base_name or None, fan_in_fan_out=fan_in_fan_out,
+                        rank_pattern={path: value for path, value in rank.items() if value != r},
+                        alpha_pattern={path: value for path, value in alpha.items() if value != lora_alpha}).to_dict()
     config["target_modules"] = sorted(target_modules)
     tensors = {f"{PREFIX}{path}.lora_{factor}.weight": tensor.detach().cpu().contiguous()
                for path, pair in sorted(lora.items()) for factor, tensor in zip("AB", pair)}
@@ -152,6 +155,27 @@ def load_config(folder: str | Path) -> dict:
         found = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
         raise InputError(f"expected a LoRA adapter in {folder}, found peft_type {found!r}")
     return config
+
+
+def scaling_of(config: dict, path: str, rank: int) -> float:
+    """s of one module of a saved adapter: alpha / r, or alpha / sqrt(r) with rsLoRA, patterns looked up as PEFT does."""
+    patterns = config.get("alpha_pattern") or {}
+    alpha = patterns.get(get_pattern_key(patterns.keys(), path), config["lora_alpha"])
+    return alpha / (rank ** 0.5 if config.get("use_rslora") else rank)
+
+
+def unusual(config: dict) -> list[str]:
+    """The settings of a saved adapter under which its product B A is not all of it, or not an update of the plain base."""
+    plain = LoraConfig().to_dict()
+    means_nothing = {"peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode", "r", "target_modules",
+                     "exclude_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out", "use_rslora", "layers_to_transform",
+                     "layers_pattern", "rank_pattern", "alpha_pattern", "auto_mapping", "peft_version", "ensure_weight_tying"}
+    starts_plain = (True, False, "gaussian", "orthogonal", "eva")    # the others change the base's weights
+    odd = [f"{key}={value!r}" for key, value in sorted(config.items())
+           if key not in means_nothing | {"init_lora_weights"} and value and value != plain.get(key)]
+    if config.get("init_lora_weights", True) not in starts_plain:
+        odd.append(f"init_lora_weights={config['init_lora_weights']!r}")
+    return odd
 
 
 def load_adapter(folder: str | Path, device="cpu") -> Lora:

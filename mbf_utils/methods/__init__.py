@@ -1,4 +1,5 @@
 """The literal table of methods. A row is a class, or a class with other settings; the order is the order of every table."""
+import dataclasses
 from functools import partial
 
 from .inclora import IncLoRA
@@ -36,12 +37,16 @@ METHODS = {
 }
 
 
-def make_method(method: str | Method) -> Method:
-    """A fresh method from its name in METHODS; a Method passes through if it has not learned anything yet."""
+def make_method(method: str | Method, **fields) -> Method:
+    """A fresh method from its name in METHODS, with other values for some of its `fields`. A Method passes through if it
+    has not learned anything yet."""
     if isinstance(method, Method):
-        if method.memory:
-            raise InputError(f"expected a method that has not learned yet, found {method} with memory: make a new one")
+        if method.memory or fields:
+            raise InputError(f"expected a method that has not learned yet and no further settings, found {method}: make a new one")
         return method
     if method not in METHODS:
         raise InputError(f"expected a method among {', '.join(METHODS)}, found {method!r}")
-    return METHODS[method]()
+    known = [field.name for field in dataclasses.fields(METHODS[method]()) if field.init]
+    if odd := sorted(fields.keys() - set(known)):
+        raise InputError(f"expected for {method} settings among {', '.join(known) or 'none'}, found {', '.join(odd)}")
+    return METHODS[method](**fields)
