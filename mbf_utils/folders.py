@@ -1,0 +1,303 @@
+"""Streams from the folders of two benchmarks, with the prompts of their own programs, letter for letter.
+
+O-LoRA (cmnfriend/O-LoRA)   <TaskType>/<dataset>/{train,dev,test}.json, a list of {"label", "sentence"}, and labels.json.
+SAPT (circle-hit/SAPT)      <task>/{train,dev,test}.json, an object with "Definition" and "Instances", a list of {"input",
+                            "output"}. The fifteen data sets of the long benchmark take the prompt of SAPT's folder
+                            Long_Sequence, every other task that of its folder SuperNI.
+
+Nothing is guessed: what cannot be used raises one sentence with file and row, and rows that are left out are in a warning.
+"""
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import string
+import warnings
+from difflib import get_close_matches
+from numbers import Integral
+from pathlib import Path
+from reprlib import repr as brief
+
+from mbf_utils.errors import InputError
+from mbf_utils.streams import ORDERS, Example, Stream, TaskData, find_order
+
+# O-LoRA configs/instruction_config.json. COPA has no instruction and no list of options.
+INSTRUCTIONS = {
+    "SC": "What is the sentiment of the following paragraph? Choose one from the option.\n",
+    "TC": "What is the topic of the following paragraph? Choose one from the option.\n",
+    "NLI": 'What is the logical relationship between the "sentence 1" and the "sentence 2"? Choose one from the option.\n',
+    "QQP": 'Whether the "first sentence" and the "second sentence" have the same meaning? Choose one from the option.\n',
+    "BoolQA": "According to the following passage, is the question true or false? Choose one from the option.\n",
+    "MultiRC": "According to the following passage and question, is the candidate answer true or false? "
+               "Choose one from the option.\n",
+    "WiC": "Given a word and two sentences, whether the word is used with the same sense in both sentence? "
+           "Choose one from the option.\n",
+    "COPA": None,
+}
+# The classification tasks among SuperNI's fifteen, from their definitions and outputs (the definition of 875 forgets
+# sadness, that of 073 names E only at its end). All others have free text as answers.
+SUPERNI_LABELS = {
+    "task073_commonsenseqa_answer_generation": ("A", "B", "C", "D", "E"),
+    "task363_sst2_polarity_classification": ("POS", "NEG"),
+    "task875_emotion_classification": ("joy", "love", "anger", "fear", "surprise", "sadness"),
+    "task1687_sentiment140_classification": ("positive", "negative"),
+}
+_HALF = re.compile("[\ud800-\udfff]")                         # half a character; no tokenizer reads it
+_ALIASES = {"boolq": "boolqa", "sst2": "sst-2"}               # SAPT's names for O-LoRA's BoolQA and SST-2
+
+
+def read_folder(path, order=None, seed: int = 0, limit: int | None = None, named: bool = True) -> Stream:
+    """The tasks of a benchmark's folder in an order, each with train, dev and test rows.
+
+    order: a key of `streams.ORDERS` ("1" to "6", "O1", "O2", also 4 or "long:4"), or task names as a list or joined by
+        commas. None is order 1, or else O1, if all its tasks are in the folder, otherwise "sorted": the folder's tasks by
+        name. Case does not count in names, and boolq is BoolQA, sst2 is SST-2.
+    limit: at most so many rows of each split of a task, drawn with `seed` and left in the file's order. A smaller limit
+        gives some of the rows of a larger one.
+    named: whether O-LoRA's prompts start with their two lines "Task:" and "Dataset:", which tell the model which task it
+        has. SAPT's prompts have no such lines, so there it makes no difference.
+
+    Labels come from labels.json (O-LoRA), from `SUPERNI_LABELS`, or are the outputs of the whole train.json, sorted (SAPT's
+    long benchmark, whose labels.json contradicts its rows for QQP). Rows with another label or without an answer are
+    dropped with a warning. Where there is no dev.json, a tenth of train, drawn with `seed`, is dev and leaves train.
+    Raises InputError for a folder, file, row, order or limit that cannot be used.
+    """
+    if limit is not None and (not isinstance(limit, Integral) or isinstance(limit, bool) or limit < 1):
+        raise InputError(f"expected limit to be a positive whole number or None, found {limit!r}; give how many rows a task.")
+    if not isinstance(seed, Integral) or isinstance(seed, bool):
+        raise InputError(f"expected seed to be a whole number, found {seed!r}; give for example seed=0.")
+    root = Path(os.path.expanduser(path))
+    found = _scan(root)                                       # {name that counts: (task type or None, folder)}
+    order_name, names = _resolve(order, found, root)
+    tasks, copies = [], []
+    for task_type, folder in (found[name] for name in names):
+        rows, labels = (_olora_task if task_type else _sapt_task)(folder, task_type, named)
+        if "dev" not in rows:
+            rows["train"], rows["dev"] = _hold_out(rows["train"], folder, seed)
+        elif rows["dev"] == rows["test"]:
+            copies.append(folder.name)
+        tasks.append(TaskData(folder.name, labels=labels, **{
+            split: _draw(rows[split], limit, f"{seed}/{folder.name}/{split}") for split in ("train", "dev", "test")}))
+    if copies:
+        warnings.warn(f"dev.json and test.json have the same rows in {root} for {', '.join(copies)}: "
+                      "choosing a model or a setting on dev there chooses on test.", stacklevel=2)
+    return Stream(root.resolve().name, order_name, tuple(tasks))
+
+
+def _scan(root: Path) -> dict[str, tuple[str | None, Path]]:
+    """The tasks that lie in a folder, by the name that counts (lower case, aliases resolved), sorted."""
+    if not os.path.isdir(root):
+        raise InputError(f"expected a folder with a benchmark's files, found {'a file' if os.path.isfile(root) else 'nothing'} "
+                         f"at {root}; give the folder that holds the tasks.")
+    types = {name.lower(): name for name in INSTRUCTIONS}
+    folders = {file.parent for depth in ("[!.]*", "[!.]*/[!.]*") for split in ("train", "test")
+               for file in root.glob(f"{depth}/{split}.json")}
+    found = {}
+    for folder in sorted(folders, key=lambda folder: (_key(folder.name), folder)):
+        task_type = None if folder.parent == root else types.get(folder.parent.name.lower(), "unknown")
+        if task_type == "unknown":
+            raise _wrong(f"tasks (SAPT) or task types (O-LoRA: {', '.join(INSTRUCTIONS)})", root, folder.parent.name,
+                         f"rename it, or give {folder.parent} itself")
+        if (name := _key(folder.name)) in found:
+            raise InputError(f"expected every task once, found {found[name][1]} and {folder} of one name; rename or remove one.")
+        found[name] = task_type, folder
+    if not found:
+        raise InputError(f"expected tasks in {root}, as <TaskType>/<dataset>/train.json (O-LoRA) or <task>/train.json (SAPT), "
+                         "found none; give the folder that holds the tasks.")
+    return found
+
+
+def _key(name: str) -> str:
+    lowered = name.strip().lower()
+    return _ALIASES.get(lowered, lowered)
+
+
+def _resolve(order, found, root: Path) -> tuple[str, list[str]]:
+    """The order's name and its tasks' names, which are looked up among the folder's and never joined to a path."""
+    if order is None:
+        fitting = [key for key in ("1", "O1") if all(_key(name) in found for name in find_order(key)[1])]
+        order = fitting[0] if fitting else "sorted"
+    label, names = ("sorted", list(found)) if isinstance(order, str) and order == "sorted" else find_order(order)
+    keys = [_key(name) for name in names]
+    for name, key in zip(names, keys):
+        if key not in found:
+            likely = [found[k][1].name for k in get_close_matches(key, found)] or [place[1].name for place in found.values()]
+            raise InputError(f"expected tasks of {root} in the order {label!r}, found {name!r}, which has no folder with "
+                             f"train.json there; did you mean {' or '.join(likely)}?")
+        if keys.count(key) > 1:
+            raise InputError(f"expected every task once in the order {label!r}, found {name!r} {keys.count(key)} times.")
+    return label, keys
+
+
+def _olora_task(folder: Path, task_type: str, named: bool) -> tuple[dict[str, list[Example]], tuple[str, ...]]:
+    labels = _labels(folder / "labels.json")
+    before = f"Task:{task_type}\nDataset:{folder.name}\n" if named else ""
+    if INSTRUCTIONS[task_type]:
+        before += f"{INSTRUCTIONS[task_type]}Option: {', '.join(labels)} \n"
+    splits = {}
+    for split, file, rows in _splits(folder):
+        if not isinstance(rows, list):
+            raise _wrong("one list of rows (O-LoRA's form)", file, rows, "an object belongs in SAPT's form, <task>/train.json")
+        examples = [_example(before, _text(row, "sentence", file, i), "\nAnswer:", (_text(row, "label", file, i, blank=True),))
+                    for i, row in enumerate(rows, 1)]
+        splits[split] = _keep(examples, labels, file)
+    return splits, labels
+
+
+def _sapt_task(folder: Path, _type: None, _named: bool) -> tuple[dict[str, list[Example]], tuple[str, ...]]:
+    long = _key(folder.name) in [_key(name) for name in ORDERS["long"]["4"]]
+    labels = SUPERNI_LABELS.get(_key(folder.name), ())
+    splits = {}
+    for split, file, content in _splits(folder):              # train comes first, so that its outputs are the labels
+        if not isinstance(content, dict):
+            raise _wrong("one object with Definition and Instances (SAPT's form)", file, content,
+                         "for O-LoRA's form give the folder above the task types")
+        definition = _definition(content.get("Definition"), file, long)
+        before = (definition and f"{definition}\n") if long else (
+            f"Definition: {definition}\n\nNow complete the following example -\nInput: ")
+        rows = content.get("Instances")
+        if not isinstance(rows, list):
+            raise _wrong('a list of rows under "Instances"', file, rows, "see SAPT's form")
+        examples, ids = [], set()
+        for i, row in enumerate(rows, 1):
+            examples.append(_example(before, _text(row, "input", file, i), "\nOutput: ", _references(row, file, i)))
+            if "id" in row and str(row["id"]) in ids:
+                raise _wrong("every id once", f"row {i} of {file}", row["id"], "remove or rename one of the rows")
+            ids.add(str(row.get("id")))
+        if long and split == "train":
+            labels = tuple(sorted({answer for row in examples for answer in row.answers}))
+        splits[split] = _keep(examples, labels, file)
+    return splits, labels
+
+
+def _splits(folder: Path):
+    """Name, file and content of the splits, train first; dev only where it is there."""
+    for split in ("train", "test", "dev"):
+        if split != "dev" or os.path.lexists(folder / "dev.json"):
+            yield split, folder / f"{split}.json", _read(folder / f"{split}.json")
+
+
+def _example(before: str, text: str, after: str, answers: tuple[str, ...]) -> Example:
+    return Example(before + text + after, answers, (len(before), len(before) + len(text)))
+
+
+def _definition(value, file: Path, long: bool) -> str:
+    if long and value == []:                                  # SAPT's COPA
+        return ""
+    texts = value if isinstance(value, list) else [value]
+    if len(texts) == 1 and isinstance(texts[0], str) and texts[0].strip():
+        return texts[0].strip()
+    raise _wrong('one text under "Definition"', file, value, "write it as a list of one text")
+
+
+def _references(row: dict, file: Path, i: int) -> tuple[str, ...]:
+    """All right answers of a row; the empty ones are left out, so that a row without any can be dropped."""
+    value = row.get("output")
+    texts = value if isinstance(value, list) else [value]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise _wrong('"output" as a text or a list of texts', f"row {i} of {file}", value, "correct or remove the row")
+    return tuple(text for text in texts if text.strip())
+
+
+def _text(row, key: str, file: Path, i: int, blank: bool = False) -> str:
+    if not isinstance(row, dict):
+        raise _wrong(f'an object with "{key}"', f"row {i} of {file}", row, "correct or remove the row")
+    if key not in row:
+        raise _wrong(f'the key "{key}"', f"row {i} of {file}", list(row), "add it, in this spelling")
+    if not isinstance(row[key], str) or not (blank or row[key].strip()):
+        raise _wrong(f'"{key}" as a text that is not empty', f"row {i} of {file}", row[key], "correct or remove the row")
+    return row[key]
+
+
+def _labels(file: Path) -> tuple[str, ...]:
+    labels = _read(file)
+    if not isinstance(labels, list) or not labels:
+        raise _wrong("a list of labels", file, labels, "write one text for each label")
+    seen: dict[str, str] = {}
+    for i, label in enumerate(labels, 1):
+        where = f"label {i} of {file}"
+        if not isinstance(label, str) or not _plain(label):
+            raise _wrong("a text with letters or digits", where, label, "name the label")
+        if set(label) & set(",\r\n") or label != label.strip():
+            raise _wrong("a label that fits into one line of options", where, label, "remove comma, line end, outer blank")
+        if _plain(label) in seen:
+            raise _wrong(f"a label that scoring can tell from {seen[_plain(label)]!r}", where, label, "rename or remove one")
+        seen[_plain(label)] = label
+    return tuple(labels)
+
+
+def _plain(label: str) -> str:
+    """As exact match sees it: lower case, ASCII punctuation deleted, blanks collapsed."""
+    return " ".join(label.lower().translate(str.maketrans("", "", string.punctuation)).split())
+
+
+def _keep(examples: list[Example], labels: tuple[str, ...], file: Path) -> list[Example]:
+    """The rows that can be used: with an answer, and with one of the labels where there are labels."""
+    if not examples:
+        raise _wrong("at least one row", file, [], "fetch the file again")
+    for i, row in enumerate(examples, 1):
+        if half := _HALF.search(row.prompt + "".join(row.answers)):
+            raise _wrong("whole characters", f"row {i} of {file}", half[0], "replace this half of a surrogate pair")
+    usable = [bool(row.answers) and (not labels or set(row.answers) <= set(labels)) for row in examples]
+    if not all(usable):
+        first = usable.index(False)
+        wanted = f"one of the labels {', '.join(labels)}" if labels else "an answer that is not empty"
+        found = f"{brief(list(examples[first].answers))} in row {first + 1}"
+        if not any(usable):
+            raise InputError(f"expected {wanted} in the rows of {file}, found {found} and no row to use; correct the file.")
+        warnings.warn(f"{file}: dropped {usable.count(False)} of {len(examples)} rows: expected {wanted}, found {found}.")
+    return [row for row, keep in zip(examples, usable) if keep]
+
+
+def _hold_out(train: list[Example], folder: Path, seed: int) -> tuple[list[Example], list[Example]]:
+    dev = _draw(list(range(len(train))), -(-len(train) // 10) if len(train) > 1 else 0, f"{seed}/{folder.name}/dev of train")
+    warnings.warn(f"{folder} has no dev.json: {len(dev)} of {len(train)} rows of train, drawn with seed {seed}, became dev.")
+    return [train[i] for i in sorted(set(range(len(train))) - set(dev))], [train[i] for i in dev]
+
+
+def _draw(rows: list, limit: int | None, key: str) -> list:
+    """At most `limit` of the rows, in their order; a smaller limit draws some of what a larger one draws."""
+    numbers = list(range(len(rows)))
+    random.Random(key).shuffle(numbers)
+    return [rows[i] for i in sorted(numbers[:limit])]
+
+
+def _read(file: Path):
+    """The content of a JSON file, or one InputError that says what is wrong with it."""
+    def fail(found, todo):
+        raise InputError(f"expected JSON in UTF-8 in {file}, found {found}; {todo}.") from None
+
+    objects = []                                              # they close in the file's order, so their number is known
+
+    def once(pairs):
+        objects.append(dict(pairs))
+        if len(objects[-1]) < len(pairs):
+            keys = [key for key, _ in pairs]
+            fail(f"the key {max(keys, key=keys.count)!r} twice in object {len(objects)}", "leave one of them")
+        return objects[-1]
+
+    try:
+        data = file.read_bytes()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        fail(f"no file that can be read ({error.strerror})", "put the file there")
+    except UnicodeDecodeError as error:
+        fail(f"the byte 0x{data[error.start]:02x} at place {error.start}, which is not UTF-8", "save it as UTF-8")
+    if text.startswith("version https://git-lfs"):
+        fail("a Git LFS pointer in place of the data", "run git lfs pull where it came from")
+    try:
+        return json.loads(text, object_pairs_hook=once, parse_constant=lambda name: fail(f"the number {name}", "give texts"))
+    except RecursionError:
+        fail("lists in lists without end", "give rows of texts")
+    except InputError:
+        raise
+    except ValueError as error:
+        if text.lstrip().startswith("{") and "Extra data" in str(error):
+            fail("JSON Lines or several objects", "write them as one list, [{...}, {...}]")
+        fail(f"something else ({error})" if text.strip() else "nothing", "it may be cut short: fetch it again")
+
+
+def _wrong(expected: str, where, found, todo: str) -> InputError:
+    return InputError(f"expected {expected} in {where}, found {brief(found)}; {todo}.")
