@@ -81,7 +81,7 @@ def clean(cell: nbformat.NotebookNode) -> list:
     The random ids of styled tables become the cell's, and addresses of objects go: equal runs give equal bytes.
     """
     kept = []
-    for number, output in enumerate(cell.outputs):
+    for output in cell.outputs:
         if output.output_type == "stream":
             if output.name == "stderr":
                 continue
@@ -94,7 +94,7 @@ def clean(cell: nbformat.NotebookNode) -> list:
             output.data = nbformat.from_dict({"text/plain": DEAD_WIDGET})
         data = output.get("data", {})
         if "text/html" in data:
-            data["text/html"] = re.sub(r"\bT_[0-9a-f]{5}(?![0-9a-f])", f"T_{cell.id}_{number}", data["text/html"])
+            data["text/html"] = re.sub(r"\bT_[0-9a-f]{5}(?![0-9a-f])", f"T_{cell.id}_{len(kept)}", data["text/html"])
         if "text/plain" in data:
             data["text/plain"] = re.sub(r" at 0x[0-9a-f]+>", ">", data["text/plain"])
         kept.append(output)

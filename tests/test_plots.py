@@ -1,0 +1,142 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from mbf_utils import plots
+from mbf_utils.errors import InputError
+from mbf_utils.methods import METHODS
+
+TASKS = ["yelp", "amazon", "dbpedia"]
+
+
+def matrix(rows, tasks=TASKS):
+    return pd.DataFrame([row + [np.nan] * (len(tasks) - len(row)) for row in rows], columns=tasks, index=tasks[:len(rows)])
+
+
+SLAO = matrix([[90.0], [80, 70], [60, 50, 40]])
+SEQUENTIAL = matrix([[90.0], [40, 80], [10, 20, 90]])
+
+
+def title(figure):
+    return figure.texts[0].get_text().replace("\n", " ")
+
+
+def subtitle(figure):
+    return figure.texts[1].get_text().replace("\n", " ")
+
+
+def test_every_method_has_its_own_colour_which_stays():
+    names = [*METHODS, "a_new_one", "another"]
+    assert len({plots.colour(name) for name in names}) == len(names)
+    assert plots.colour("slao") == "#0072B2" and plots.colour("a_new_one") == "#4b7920"
+    assert all(int(plots.colour(name)[5:], 16) >= int(plots.colour(name)[1:3], 16) for name in names if name.startswith("slao"))
+
+
+def test_forgetting_curves_draw_a_panel_a_task_and_the_mean():
+    figure = plots.forgetting_curves({"slao": SLAO, "seqlora": SEQUENTIAL})
+    *tasks, mean = figure.axes
+    assert [axis.get_title(loc="left") for axis in tasks] == ["1 yelp", "2 amazon", "3 dbpedia"]
+    line = mean.get_lines()[0]
+    assert list(line.get_ydata()) == [90, 75, 50] and line.get_color() == plots.colour("slao")
+    assert np.isnan(tasks[1].get_lines()[1].get_ydata()[0])          # not drawn before it is measured
+    assert len(mean.collections) == 0                                # one seed: no band
+    assert [text.get_text() for text in figure.legends[0].texts] == ["SLAO", "Sequential LoRA"]
+
+
+def test_the_title_is_computed():
+    assert title(plots.forgetting_curves({"slao": SLAO, "seqlora": SEQUENTIAL})) == \
+        "After 3 tasks SLAO keeps 50 % on average, sequential LoRA 40 %"
+    assert title(plots.forgetting_curves({"seqlora": SLAO + 3})) == "After 3 tasks sequential LoRA keeps 53 % on average"
+    assert title(plots.forgetting_curves({"slao": SLAO, "seqlora": SEQUENTIAL, "olora": SLAO - 30, "multi_task": SLAO + 5})) == \
+        "After 3 tasks SLAO keeps most, 50 % on average, and O-LoRA least, 20 %"
+    assert title(plots.forgetting_curves({"slao": SLAO[:1]})) == "After 1 task SLAO keeps 90 % on average"
+    assert title(plots.forgetting_curves({"slao": SLAO}, title="Mine")) == "Mine"
+
+
+def test_seeds_give_a_mean_and_the_sample_standard_deviation():
+    figure = plots.forgetting_curves({"slao": [SLAO - 5, SLAO + 5]}, reading="options")
+    mean = figure.axes[-1]
+    band = mean.collections[0].get_paths()[0].vertices[:, 1]
+    assert list(mean.get_lines()[0].get_ydata()) == [90, 75, 50]
+    assert band.max() == pytest.approx(90 + 10 / np.sqrt(2)) and band.min() == pytest.approx(50 - 10 / np.sqrt(2))
+    assert "options" in subtitle(figure) and "2 seeds" in subtitle(figure)
+
+
+def test_an_unfinished_run_is_drawn_as_far_as_it_went():
+    padded = SLAO.copy()
+    padded.iloc[2] = np.nan
+    for unfinished in (SLAO[:2], padded):
+        figure = plots.forgetting_curves({"slao": unfinished})
+        assert len(figure.axes) == 3 and title(figure) == "After 2 tasks SLAO keeps 75 % on average"
+
+
+def test_a_long_stream_shows_some_tasks_and_says_so():
+    tasks = [f"t{i}" for i in range(100)]
+    figure = plots.forgetting_curves({"slao": pd.DataFrame(np.full((100, 100), 50.0), columns=tasks)})
+    assert len(figure.axes) == 16 and "15 of 100 tasks shown" in subtitle(figure)
+
+
+def test_the_heat_map_leaves_what_was_not_measured_blank():
+    figure = plots.matrix_heatmap(SLAO)
+    axis = figure.axes[0]
+    assert sorted(text.get_text() for text in axis.texts) == sorted(["90", "80", "70", "60", "50", "40"])
+    assert title(figure) == "The earlier tasks fell from 80 % when learned to 55 % after 3 tasks; yelp most, from 90 % to 60 %"
+    assert title(plots.matrix_heatmap(SLAO * 0 + 70)) == "The earlier tasks kept what was learned: 70 % when learned, 70 % after 3 tasks"
+    assert title(plots.matrix_heatmap(SLAO[["yelp"]][:1])) == "After the one task 90 % of the answers are right"
+
+
+def test_a_comparison_keeps_the_order_and_names_the_best():
+    table = pd.DataFrame({"method": ["seqlora", "slao", "multi_task"], "AA": [40.0, 52, 80], "AA_sd": [2.0, 3, 1],
+                          "scores": [[38.0, 42], [49, 55], [79, 81]]})
+    figure = plots.comparison(table)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["Sequential LoRA", "SLAO", "Multi-task"]
+    assert title(figure) == "SLAO has the highest average accuracy, 52.0 %; next sequential LoRA, 40.0 %"
+    assert "52.0 ± 3.0" in [text.get_text() for text in figure.axes[0].texts]
+    assert title(plots.comparison(table.assign(AA=[51.0, 52, 80]))).endswith(": a difference within the spread")
+    lowest = plots.comparison(table.assign(forgetting_options=[-2.0, 4, 9]), "forgetting_options")
+    assert title(lowest) == "Sequential LoRA has the lowest forgetting, −2.0 %; next SLAO, 4.0 %"
+    assert subtitle(lowest) == "Scored by options. One seed: no spread."
+
+
+@pytest.mark.parametrize("draw", [
+    lambda: plots.forgetting_curves({}), lambda: plots.forgetting_curves({"slao": []}),
+    lambda: plots.forgetting_curves({"slao": SLAO[:0]}), lambda: plots.forgetting_curves({"slao": [[90.0]]}),
+    lambda: plots.forgetting_curves({"slao": SLAO, "seqlora": SEQUENTIAL[TASKS[::-1]]}),
+    lambda: plots.matrix_heatmap(SLAO * np.nan), lambda: plots.matrix_heatmap(None),
+    lambda: plots.comparison(pd.DataFrame({"method": [], "AA": []})), lambda: plots.comparison(pd.DataFrame({"method": ["slao"]})),
+])
+def test_input_without_scores_is_refused(draw):
+    with pytest.raises(InputError):
+        draw()
+
+
+def test_the_input_stays_as_it_is():
+    slao, sequential = SLAO.copy(), SEQUENTIAL.copy()
+    plots.forgetting_curves({"slao": [slao, slao], "seqlora": sequential})
+    plots.matrix_heatmap(slao)
+    pd.testing.assert_frame_equal(slao, SLAO)
+    pd.testing.assert_frame_equal(sequential, SEQUENTIAL)
+
+
+def test_equal_figures_give_equal_bytes_and_the_table_lies_beside(tmp_path):
+    paths = [plots.save(plots.matrix_heatmap(SLAO), "left", SLAO, tmp_path / folder) for folder in "ab"]
+    assert paths[0] == tmp_path / "a" / "left.png"
+    assert paths[0].read_bytes() == paths[1].read_bytes() and b"Software" not in paths[0].read_bytes()
+    assert paths[0].with_suffix(".csv").read_text().splitlines()[:2] == [",yelp,amazon,dbpedia", "yelp,90.0,,"]
+
+
+def test_nothing_leaves_the_page_and_a_notebook_shows_it_once():
+    long = [f"task{1000 + i}_a_rather_long_name_of_a_task" for i in range(15)]
+    scores = pd.DataFrame(np.tril(np.full((15, 15), 100.0)), columns=long)
+    methods = ["slao", "seqlora", "inclora", "olora", "per_task", "multi_task"]
+    for figure in (plots.forgetting_curves({method: scores for method in methods}), plots.matrix_heatmap(scores),
+                   plots.comparison(pd.DataFrame({"method": methods, "AA": [50.0] * 6}))):
+        assert figure._repr_png_().startswith(b"\x89PNG")
+        width, height = figure.get_size_inches()
+        box = figure.get_tightbbox()                                    # inches
+        assert width <= 11 and box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+        heads = [text.get_window_extent() for text in figure.texts]
+        assert all(head.x1 < figure.bbox.x1 for head in heads) and heads[0].y0 >= heads[1].y1 - 2
+        assert all(axis.get_tightbbox().y1 <= heads[1].y0 for axis in figure.axes)
+    import matplotlib.pyplot
+    assert not matplotlib.pyplot.get_fignums()
