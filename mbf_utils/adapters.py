@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from peft.utils import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -160,7 +160,7 @@ def load_config(folder: str | Path) -> dict:
 def scaling_of(config: dict, path: str, rank: int) -> float:
     """s of one module of a saved adapter: alpha / r, or alpha / sqrt(r) with rsLoRA, patterns looked up as PEFT does."""
     patterns = config.get("alpha_pattern") or {}
-    alpha = patterns.get(get_pattern_key(patterns.keys(), path), config["lora_alpha"])
+    alpha = next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", path)), config["lora_alpha"])
     return alpha / (rank ** 0.5 if config.get("use_rslora") else rank)
 
 

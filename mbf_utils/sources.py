@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -37,12 +38,13 @@ def load_stream(name_or_path, order=None, seed: int = 0, limit: int | None = Non
         from mbf_utils.world import world_stream
         if isinstance(order, str) and "," in order:
             order = [task.strip() for task in order.split(",")]
-        return world_stream(name, order=order, seed=seed, limit=limit, named=bool(named))
+        return replace(world_stream(name, order=order, seed=seed, limit=limit, named=bool(named)), named=bool(named))
     if name in BENCHMARKS:
         raise InputError(f"expected the folder with the files of the benchmark {name!r}, found its name, and this release does "
                          "not fetch it from the Hub yet; give the path of the folder.")
     if isinstance(name, Path) or _is_folder(name) or any(mark in name for mark in "/\\") or name.startswith(("~", ".")):
-        return read_folder(name, order=order, seed=seed, limit=limit, named=named is None or named)
+        named = named is None or named
+        return replace(read_folder(name, order=order, seed=seed, limit=limit, named=named), named=named)
     likely = get_close_matches(name, WORLDS + BENCHMARKS)
     raise InputError(f"expected {', '.join(WORLDS + BENCHMARKS)} or a folder, found {name!r}, which is neither"
                      + (f"; did you mean {' or '.join(likely)}?" if likely else "; check the name or the path."))

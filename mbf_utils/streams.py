@@ -34,11 +34,15 @@ class TaskData:
 
 @dataclass(frozen=True)
 class Stream:
-    """Tasks in the order in which they are learned. `general`: text that no task contains (what the base knew before)."""
+    """Tasks in the order in which they are learned. `general`: text that no task contains (what the base knew before).
+
+    `named` says whether the prompts name the data set, as the field's do: with it, the task's identity is in the prompt.
+    """
     name: str
     order: str
     tasks: tuple[TaskData, ...]
     general: tuple[str, ...] = ()
+    named: bool = False
 
     def __iter__(self) -> Iterator[TaskData]:
         return iter(self.tasks)
