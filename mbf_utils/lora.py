@@ -59,16 +59,16 @@ def inner(p: Pair, q: Pair) -> Tensor:
 def truncate(pair: Pair, rank: int) -> tuple[Pair, float]:
     """The best pair of at most `rank` for B A, and the share of squared norm that it discards (0 where nothing is lost).
 
-    QR of both factors, then an SVD of a small (k, k) core; no (d_out, d_in) matrix is formed. Signs are fixed (the
-    largest entry of each left vector is positive), so runs repeat.
+    QR of both factors, then an SVD of a small core; no (d_out, d_in) matrix is formed. Signs are fixed (the largest
+    entry of each left vector is positive), so runs repeat. The singular values go in equal shares to A and B.
     """
-    Qb, Rb = torch.linalg.qr(lifted(pair.B))                         # (d_out, k), (k, k)
-    Qa, Ra = torch.linalg.qr(lifted(pair.A).T)                       # (d_in, k), (k, k)
-    U, S, Vt = torch.linalg.svd(Rb @ Ra.T)
+    Qb, Rb = torch.linalg.qr(lifted(pair.B))                         # (d_out, m), (m, k) with m = min(d_out, k)
+    Qa, Ra = torch.linalg.qr(lifted(pair.A).T)                       # (d_in, n), (n, k) with n = min(d_in, k)
+    U, S, Vt = torch.linalg.svd(Rb @ Ra.T, full_matrices=False)      # the core: (m, n)
     B, A = Qb @ U[:, :rank], Vt[:rank] @ Qa.T
     top = B.gather(0, B.abs().argmax(0, keepdim=True))               # (1, rank)
     sign = torch.where(top < 0, -1.0, 1.0).to(B.dtype)
     root = S[:rank].sqrt()
     total = S.square().sum()
     lost = float(S[rank:].square().sum() / total) if total > 0 else 0.0
-    return Pair((root * sign[0])[:, None] * A, B * (sign * root)), lost
+    return Pair(((root * sign[0])[:, None] * A).to(pair.A.dtype), (B * (sign * root)).to(pair.B.dtype)), lost
