@@ -48,8 +48,8 @@ SIZES = {                                                       # parameters: 18
     "small": Size(128, 4, 4, 384, steps=6000, batch=96, lr=2e-3),
     "text": Size(192, 4, 6, 512, steps=2000, batch=32, lr=2e-3),
 }
-LORA = {"targets": "all-linear", "rank": 8, "alpha": 16, "lr": 0.005, "epochs": 2, "batch_size": 32, "warmup": 0.05,
-        "schedule": "linear"}
+LORA = {"targets": "all-linear", "rank": 8, "alpha": 16, "dropout": 0.0, "lr": 0.005, "epochs": 2, "batch_size": 32, "accumulation": 1,
+        "warmup": 0.05, "schedule": "linear", "max_length": 512}
 
 
 # ---- tokenizers
