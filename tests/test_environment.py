@@ -1,0 +1,128 @@
+"""The set-up files agree with each other, with what is installed and with Colab; nothing here needs conda or a network."""
+import ast
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib                                             # comes with pytest there
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+CORE = {Requirement(line).name: Requirement(line) for line in PROJECT["dependencies"]}
+ALL = CORE | {Requirement(line).name: Requirement(line) for extra in EXTRAS.values() for line in extra}
+ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
+PIP = next(entry["pip"] for entry in ENVIRONMENT["dependencies"] if isinstance(entry, dict))
+CONSTRAINTS = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines()
+               if line and not line.startswith("#")]
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+# what a Colab notebook finds; the kit installs nothing over it
+COLAB = {"torch": "2.11.0", "transformers": "5.15.0", "peft": "0.20.0", "accelerate": "1.14.0", "datasets": "4.0.0",
+         "tokenizers": "0.22.2", "safetensors": "0.8.0", "numpy": "2.1.3", "pandas": "2.2.3", "matplotlib": "3.10.0",
+         "seaborn": "0.13.2", "ipywidgets": "7.7.1", "tqdm": "4.67.3"}
+
+
+def test_environment_is_valid():
+    assert set(ENVIRONMENT) == {"name", "channels", "dependencies"}
+    assert ENVIRONMENT["channels"] == ["conda-forge", "nodefaults"]
+    python, pip, packages = ENVIRONMENT["dependencies"]
+    assert (pip, list(packages)) == ("pip", ["pip"])
+    assert Requirement(python).name == "python"
+    assert Requirement(python).specifier == SpecifierSet(PROJECT["requires-python"])
+
+
+def test_environment_names_the_packages_with_the_bounds_of_pyproject():
+    options = [entry for entry in PIP if entry.startswith("-")]
+    named = [Requirement(entry) for entry in PIP if not entry.startswith("-")]
+    assert options == ["-c constraints.txt", "-e .[notebooks]"]
+    assert [package.name for package in named] == ["torch", "transformers", "peft", "jupyterlab", "matplotlib", "seaborn",
+                                                   "ipywidgets", "datasets"]
+    assert all(package.specifier == ALL[package.name].specifier for package in named)
+
+
+def test_constraints_pin_torch_alone_within_its_bounds():
+    assert [pin.name for pin in CONSTRAINTS] == ["torch"]
+    pinned = str(CONSTRAINTS[0].specifier).removeprefix("==").replace(".*", ".0")
+    assert pinned in ALL["torch"].specifier
+
+
+@pytest.mark.parametrize("name", [*CORE, *(Requirement(line).name for key in ("notebooks", "test") for line in EXTRAS[key])])
+def test_what_is_installed_satisfies_the_bounds(name):
+    assert ALL[name].specifier.contains(version(name), prereleases=True)
+
+
+@pytest.mark.parametrize("name", COLAB)
+def test_the_bounds_admit_colab(name):
+    assert COLAB[name] in ALL[name].specifier
+
+
+def test_colab_has_every_package_the_kit_needs():
+    assert set(CORE) - set(COLAB) <= {"filelock"}                       # filelock comes with torch
+
+
+def test_python_versions_agree():
+    low, high = re.search(r"\((3, \d+)\) <= sys.version_info\[:2\] <= \((3, \d+)\)", MAKEFILE).groups()
+    accepted = SpecifierSet(PROJECT["requires-python"])
+    minors = [minor for minor in range(5, 30) if Version(f"3.{minor}") in accepted]
+    assert (low, high) == (f"3, {minors[0]}", f"3, {minors[-1]}")
+    assert f"Python 3.{minors[0]} to 3.{minors[-1]} is needed" in MAKEFILE
+
+
+def test_the_demo_needs_no_extras_and_the_tests_get_theirs():
+    assert installs(MAKEFILE.replace("$(PIP)", "pip install -c constraints.txt")) == {"", "notebooks,test"}
+    assert "demo: .venv/demo.stamp" in MAKEFILE and "test: .venv/all.stamp" in MAKEFILE
+
+
+def test_the_readme_gives_the_same_in_plain_pip():
+    readme = ROOT / "README.md"
+    if not readme.exists():
+        pytest.skip("there is no README.md yet")
+    named = installs(readme.read_text(encoding="utf-8"))
+    assert named >= {"", "notebooks,test"}
+    assert all(extra in EXTRAS for extras in named for extra in extras.split(",") if extra)
+
+
+def installs(text: str) -> set[str]:
+    """The extras of every `pip install -c constraints.txt -e .` in a text, "" for none."""
+    lines = re.findall(r"pip install -c constraints\.txt -e (\S+)", text)
+    return {re.fullmatch(r"""["']?\.(?:\[([\w,]+)\])?["']?`?""", line).group(1) or "" for line in lines}
+
+
+def test_continuous_integration_reports_what_make_reports(tmp_path):
+    make = tmp_path / "make"
+    make.write_text('#!/bin/sh\necho "$PWD $*"\nexit 3\n')
+    make.chmod(0o755)
+    ran = subprocess.run([ROOT / ".ci" / "run"], cwd=tmp_path, capture_output=True, text=True,
+                         env={**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"})
+    assert (ran.returncode, ran.stdout) == (3, f"{ROOT} test\n")
+
+
+def test_importing_the_package_is_quick_and_silent():
+    heavy = ("torch", "transformers", "peft", "accelerate", "datasets", "pandas", "matplotlib", "ipywidgets")
+    ran = subprocess.run([sys.executable, "-c", f"import sys, mbf_utils; print([m for m in {heavy} if m in sys.modules])"],
+                         cwd=ROOT, capture_output=True, text=True)
+    assert (ran.stdout, ran.stderr, ran.returncode) == ("[]\n", "", 0)
+
+
+def test_the_face_finds_everything_it_names():
+    import mbf_utils
+    assert all(getattr(mbf_utils, name) is not None for name in mbf_utils.__all__)
+
+
+@pytest.mark.parametrize("path", [path.relative_to(ROOT).as_posix() for folder in ("mbf_utils", "notebooks", "tests")
+                                  for path in sorted((ROOT / folder).rglob("*.py"))])
+def test_the_lowest_python_can_read_it(path):
+    ast.parse((ROOT / path).read_text(encoding="utf-8"), path, feature_version=(3, 10))

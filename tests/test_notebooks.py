@@ -1,0 +1,204 @@
+"""The build of the notebooks on a toy, then the committed notebooks: fresh, executed, small, free of this machine's paths."""
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+BUILT = sorted(NOTEBOOKS.glob("*.ipynb"))
+LEARNERS = sorted((NOTEBOOKS / "exercises").glob("*.ipynb"))
+SOURCES = sorted((NOTEBOOKS / "src").glob("*.py"))
+
+TOY = '''\
+# %% [markdown]
+# # A toy
+# %%
+import os, sys
+import toy_package
+print(toy_package.answer, os.environ["HF_HUB_OFFLINE"], os.environ["OMP_NUM_THREADS"])
+print("a warning", file=sys.stderr)
+print("more")
+# %%
+from ipywidgets import IntSlider
+from tqdm.auto import tqdm
+for _ in tqdm(range(3)):
+    pass
+IntSlider()
+# %%
+object()
+# %% tags=["solution"]
+mine = 6 * 7
+# %%
+assert mine == toy_package.answer   # check
+'''
+
+
+def build(root: Path, *arguments: str, fast: bool = False) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, root / "notebooks" / "build.py", *arguments], capture_output=True, text=True,
+                          env=os.environ | {"MBF_FAST": str(int(fast))})
+
+
+def cells(path: Path) -> list[dict]:
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def code(path: Path) -> list[dict]:
+    return [cell for cell in cells(path) if cell["cell_type"] == "code"]
+
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def tagged(cell: dict, tag: str) -> bool:
+    return tag in cell["metadata"].get("tags", [])
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    root = tmp_path_factory.mktemp("toy")
+    (root / "notebooks" / "src").mkdir(parents=True)
+    (root / "mbf_utils").mkdir()
+    (root / "mbf_utils" / "lora.py").write_text("rank = 4\n")
+    (root / "toy_package.py").write_text("answer = 42\n")
+    (root / "notebooks" / "src" / "00_toy.py").write_text(TOY)
+    shutil.copy(NOTEBOOKS / "build.py", root / "notebooks")
+    built = build(root)
+    assert built.returncode == 0, built.stderr
+    return root
+
+
+@pytest.fixture(scope="module")
+def builder(toy):
+    spec = importlib.util.spec_from_file_location("toy_build", toy / "notebooks" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_build_executes_and_cleans(toy):
+    first, bar, bare, *_ = code(toy / "notebooks" / "00_toy.ipynb")
+    assert first["outputs"] == [{"name": "stdout", "output_type": "stream", "text": ["42 1 1\n", "more\n"]}]
+    assert [output["data"] for output in bar["outputs"]] == [{"text/plain": ["(interactive: run this cell to use it)"]}]
+    assert bare["outputs"][0]["data"]["text/plain"] == ["<object>"]
+    notebook = json.loads((toy / "notebooks" / "00_toy.ipynb").read_text())
+    assert [cell["id"] for cell in notebook["cells"]] == [f"c{n:02d}" for n in range(6)]
+    assert set(notebook["metadata"]) == {"kernelspec", "language_info", "mbf"}
+    assert all(set(cell["metadata"]) <= {"tags"} for cell in notebook["cells"])
+
+
+def test_two_builds_are_the_same_bytes(toy):
+    path = toy / "notebooks" / "00_toy.ipynb"
+    before = path.read_bytes()
+    assert build(toy).stdout == "all notebooks are fresh\n"
+    assert build(toy, "00").stdout == "built 00_toy\n"
+    assert path.read_bytes() == before
+    assert not [*toy.rglob("*.unfinished")]
+
+
+def test_the_learners_copy_has_no_solutions(toy):
+    copy = code(toy / "notebooks" / "exercises" / "00_toy.ipynb")
+    assert [source(cell) for cell in copy[-2:]] == ["# your turn", "assert mine == toy_package.answer   # check"]
+    assert "6 * 7" in source(code(toy / "notebooks" / "00_toy.ipynb")[-2])
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in copy)
+
+
+@pytest.mark.parametrize("file, reason", [("notebooks/src/00_toy.py", "its source or the package changed"),
+                                          ("mbf_utils/lora.py", "its source or the package changed"),
+                                          ("notebooks/exercises/00_toy.ipynb", "the learners' copy differs")])
+def test_a_change_makes_it_stale(toy, builder, capsys, file, reason):
+    path = toy / file
+    before = path.read_bytes()
+    path.write_bytes(before.replace(b"\n", b"\r\n"))
+    assert builder.check() == 0                                         # line ends do not count
+    path.write_bytes(before + b"\n")
+    assert builder.check() == 1
+    path.write_bytes(before)
+    assert capsys.readouterr().err == f"00_toy: {reason}\n"
+
+
+def test_a_notebook_without_a_source_is_named(toy, builder, capsys):
+    orphan = shutil.copy(toy / "notebooks" / "00_toy.ipynb", toy / "notebooks" / "07_old.ipynb")
+    assert builder.check() == 1
+    orphan.unlink()
+    assert capsys.readouterr().err == "07_old.ipynb: has no source\n"
+
+
+def test_the_check_is_a_command(toy):
+    path = toy / "mbf_utils" / "new.py"
+    assert build(toy, "--check").returncode == 0
+    path.write_text("")
+    checked = build(toy, "--check")
+    path.unlink()
+    assert (checked.returncode, checked.stdout, checked.stderr) == (1, "", "00_toy: its source or the package changed\n")
+
+
+def test_a_failing_cell_leaves_the_old_notebook(toy):
+    path, notebook = toy / "notebooks" / "src" / "00_toy.py", toy / "notebooks" / "00_toy.ipynb"
+    before = notebook.read_bytes()
+    path.write_text(TOY + "# %%\nraise KeyError('the reason')\n")
+    failed = build(toy)
+    path.write_text(TOY)
+    assert failed.returncode == 1 and "00_toy.py" in failed.stderr and "the reason" in failed.stderr
+    assert notebook.read_bytes() == before
+
+
+def test_an_unknown_number_is_refused(toy):
+    assert build(toy, "99").returncode == 2
+
+
+# ---- the committed notebooks
+
+
+def test_the_notebooks_are_fresh():
+    checked = build(ROOT, "--check")
+    assert checked.returncode == 0, f"{checked.stderr}\nmake notebooks builds them"
+
+
+def test_together_they_are_small():
+    assert sum(path.stat().st_size for path in BUILT) < 3_000_000
+
+
+@pytest.mark.parametrize("path", BUILT, ids=lambda path: path.stem)
+def test_a_notebook_ran_from_top_to_bottom(path):
+    ran = [cell for cell in code(path) if source(cell).strip() and not tagged(cell, "skip-execution")]
+    assert [cell["execution_count"] for cell in ran] == list(range(1, len(ran) + 1))
+    assert any(cell["outputs"] for cell in ran)
+    assert not [output for cell in ran if not tagged(cell, "raises-exception") for output in cell["outputs"]
+                if output["output_type"] == "error"]
+
+
+@pytest.mark.parametrize("path", BUILT + LEARNERS, ids=lambda path: path.relative_to(NOTEBOOKS).as_posix())
+def test_a_notebook_shows_anywhere(path):
+    text = path.read_text(encoding="utf-8")
+    assert path.stat().st_size < 500_000
+    assert "widgets" not in json.loads(text)["metadata"]
+    assert not re.search(r"pip install[^\"\n]*(-U|--upgrade)|pip install \"?torch", text)
+    images = re.sub(r'"image/\w+": "[^"]*"', "", text)
+    assert not re.search(r"(?<![\w.:/])/(home|root|Users|tmp|mnt|var|opt)/|[A-Z]:\\\\", images)
+    assert str(ROOT) not in images and str(Path.home()) not in images
+
+
+@pytest.mark.parametrize("path", BUILT, ids=lambda path: path.stem)
+def test_every_exercise_has_its_check(path):
+    following = code(path)[1:] + [{"source": []}]
+    for cell, after in zip(code(path), following):
+        assert not tagged(cell, "solution") or "check" in source(after), source(cell)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_its_source(path, tmp_path):
+    shutil.copytree(NOTEBOOKS, tmp_path / "notebooks",
+                    ignore=shutil.ignore_patterns("*.ipynb", "__pycache__", ".ipynb_checkpoints"))
+    shutil.copytree(ROOT / "mbf_utils", tmp_path / "mbf_utils", ignore=shutil.ignore_patterns("__pycache__"))
+    if (ROOT / "figures").is_dir():
+        shutil.copytree(ROOT / "figures", tmp_path / "figures")
+    built = build(tmp_path, path.name[:2], fast=True)
+    assert built.returncode == 0, built.stderr
