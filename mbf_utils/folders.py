@@ -44,16 +44,15 @@ SUPERNI_LABELS = {
     "task875_emotion_classification": ("joy", "love", "anger", "fear", "surprise", "sadness"),
     "task1687_sentiment140_classification": ("positive", "negative"),
 }
-_HALF = re.compile("[\ud800-\udfff]")                         # half a character; no tokenizer reads it
 _ALIASES = {"boolq": "boolqa", "sst2": "sst-2"}               # SAPT's names for O-LoRA's BoolQA and SST-2
 
 
 def read_folder(path, order=None, seed: int = 0, limit: int | None = None, named: bool = True) -> Stream:
     """The tasks of a benchmark's folder in an order, each with train, dev and test rows.
 
-    order: a key of `streams.ORDERS` ("1" to "6", "O1", "O2", also 4 or "long:4"), or task names as a list or joined by
-        commas. None is order 1, or else O1, if all its tasks are in the folder, otherwise "sorted": the folder's tasks by
-        name. Case does not count in names, and boolq is BoolQA, sst2 is SST-2.
+    order: a key of `streams.ORDERS` ("1" to "6", "O1", "O2", also 4 or "long:4"), or task names as a list or with commas.
+        None is order 1, or else O1, if all its tasks are in the folder, otherwise "sorted": the folder's tasks by name.
+        Case does not count in names, and boolq is BoolQA, sst2 is SST-2.
     limit: at most so many rows of each split of a task, drawn with `seed` and left in the file's order. A smaller limit
         gives some of the rows of a larger one.
     named: whether O-LoRA's prompts start with their two lines "Task:" and "Dataset:", which tell the model which task it
@@ -101,7 +100,7 @@ def _scan(root: Path) -> dict[str, tuple[str | None, Path]]:
             raise _wrong(f"tasks (SAPT) or task types (O-LoRA: {', '.join(INSTRUCTIONS)})", root, folder.parent.name,
                          f"rename it, or give {folder.parent} itself")
         if (name := _key(folder.name)) in found:
-            raise InputError(f"expected every task once, found {found[name][1]} and {folder} of one name; rename or remove one.")
+            raise InputError(f"expected every task once, found {found[name][1]} and {folder} of one name; remove one of them.")
         found[name] = task_type, folder
     if not found:
         raise InputError(f"expected tasks in {root}, as <TaskType>/<dataset>/train.json (O-LoRA) or <task>/train.json (SAPT), "
@@ -117,8 +116,7 @@ def _key(name: str) -> str:
 def _resolve(order, found, root: Path) -> tuple[str, list[str]]:
     """The order's name and its tasks' names, which are looked up among the folder's and never joined to a path."""
     if order is None:
-        fitting = [key for key in ("1", "O1") if all(_key(name) in found for name in find_order(key)[1])]
-        order = fitting[0] if fitting else "sorted"
+        order = next((key for key in ("1", "O1") if {_key(name) for name in find_order(key)[1]} <= set(found)), "sorted")
     label, names = ("sorted", list(found)) if isinstance(order, str) and order == "sorted" else find_order(order)
     keys = [_key(name) for name in names]
     for name, key in zip(names, keys):
@@ -236,9 +234,9 @@ def _plain(label: str) -> str:
 def _keep(examples: list[Example], labels: tuple[str, ...], file: Path) -> list[Example]:
     """The rows that can be used: with an answer, and with one of the labels where there are labels."""
     if not examples:
-        raise _wrong("at least one row", file, [], "fetch the file again")
+        raise _wrong("at least one row", file, [], "fetch it again")
     for i, row in enumerate(examples, 1):
-        if half := _HALF.search(row.prompt + "".join(row.answers)):
+        if half := re.search("[\ud800-\udfff]", row.prompt + "".join(row.answers)):     # no tokenizer reads it
             raise _wrong("whole characters", f"row {i} of {file}", half[0], "replace this half of a surrogate pair")
     usable = [bool(row.answers) and (not labels or set(row.answers) <= set(labels)) for row in examples]
     if not all(usable):

@@ -134,16 +134,17 @@ def _apply(rules, convention, T, least=2) -> float:
 
 def _matrix(R, square: bool = True) -> np.ndarray:
     """R as floats, NaN where not measured: (T, T), or with all its columns (tasks to come) where not `square`."""
-    if isinstance(R, (dict, str)) or R is None:
+    rows = R if isinstance(R, (list, tuple)) else np.asarray(R, dtype=object)
+    if not isinstance(rows, (list, tuple)) and rows.ndim == 0:
         raise InputError(f"expected the accuracy matrix as a list of rows, found {type(R).__name__}; give [[60], [75, 50]].")
-    rows = [_numbers(row, f"row {i}") for i, row in enumerate(R if isinstance(R, (list, tuple)) else np.asarray(R), 1)]
+    rows = [_numbers(row, f"row {i}") for i, row in enumerate(rows, 1)]
     if not rows:
         raise InputError("expected an accuracy matrix with at least one row, found an empty one; measure after a task first.")
     widest = len(rows[-1])
     for i, row in enumerate(rows, 1):
         if not i <= len(row) <= widest:
-            raise InputError(f"expected {i} scores or more in row {i} of the accuracy matrix and no more than {widest}, as in its "
-                             f"last row, found {len(row)}; row i is after task i, a column is a task, NaN where not measured.")
+            raise InputError(f"expected {i} scores or more in row {i} of the accuracy matrix and no more than {widest}, as in "
+                             f"its last row, found {len(row)}; row i is after task i, a column is a task.")
     full = np.full((len(rows), widest), np.nan)
     for i, row in enumerate(rows):
         full[i, :len(row)] = row
@@ -153,7 +154,7 @@ def _matrix(R, square: bool = True) -> np.ndarray:
 def _numbers(values, where: str) -> np.ndarray:
     """A row of scores as floats; None becomes NaN."""
     try:
-        row = np.array([np.nan if value is None else float(value) for value in values])
+        row = np.array([np.nan if value is None else float(value + 0.0) for value in values])      # + refuses texts
     except (TypeError, ValueError):
         raise InputError(f"expected numbers (None or NaN where not measured) in {where}, found {values!r}.") from None
     if np.isinf(row).any():

@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from reprlib import repr as brief
 
 from mbf_utils.errors import InputError
 from mbf_utils.folders import read_folder
@@ -46,7 +47,7 @@ def load_stream(name_or_path, order=None, seed: int = 0, limit: int | None = Non
         named = named is None or named
         return replace(read_folder(name, order=order, seed=seed, limit=limit, named=named), named=named)
     likely = get_close_matches(name, WORLDS + BENCHMARKS)
-    raise InputError(f"expected {', '.join(WORLDS + BENCHMARKS)} or a folder, found {name!r}, which is neither"
+    raise InputError(f"expected {', '.join(WORLDS + BENCHMARKS)} or a folder, found {brief(name)}, which is neither"
                      + (f"; did you mean {' or '.join(likely)}?" if likely else "; check the name or the path."))
 
 

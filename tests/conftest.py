@@ -1,0 +1,21 @@
+"""What all tests share: one quiet CPU thread, no network, and where real rows of the benchmarks lie."""
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")                 # before torch is imported
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from pathlib import Path
+
+import pytest
+
+# Folders cl_benchmark (O-LoRA's form, 15 tasks) and superni (SAPT's form, 15 tasks). They are not part of the project.
+REAL_ROWS = Path(os.environ.get("MBF_DATA") or Path(__file__).resolve().parents[1] / "../shared/data")
+
+
+@pytest.fixture(scope="session")
+def real_rows() -> Path:
+    """The folder with real rows; tests that ask for it are skipped where it is absent."""
+    if not (REAL_ROWS / "cl_benchmark").is_dir() or not (REAL_ROWS / "superni").is_dir():
+        pytest.skip(f"no benchmark rows at {REAL_ROWS}; set MBF_DATA to a folder with cl_benchmark and superni")
+    return REAL_ROWS
