@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,13 +36,9 @@ class Adapted:
     def __init__(self, model: nn.Module, targets, rank: int, alpha: float, dropout: float = 0.0):
         self.base_name = getattr(model, "name_or_path", "") or ""
         self.rank, self.scaling, self.targets = rank, alpha / rank, targets
+        _check_targets(model, targets)
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
-        try:
-            self.model: PeftModel = get_peft_model(model, config)
-        except ValueError as error:
-            linear = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)})
-            raise InputError(f"expected the modules {targets} in this model, found {', '.join(linear)}: "
-                             f"name some of these as targets ({str(error).splitlines()[0][:120]})") from None
+        self.model: PeftModel = get_peft_model(model, config)
         self.layers: dict[str, LoraLayer] = {
             name.removeprefix(PREFIX): module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)}
         self.sites = {path: (layer.in_features, layer.out_features) for path, layer in self.layers.items()}
@@ -100,9 +97,22 @@ class Adapted:
                 hook.remove()
 
     def save(self, lora: Lora, folder: str | Path) -> None:
-        """Writes a standard PEFT adapter."""
-        shared = {path.rpartition(".")[2] for path in self.layers}
-        save_adapter(lora, folder, self.scaling, sorted(shared), self.base_name)
+        """Writes a standard PEFT adapter: its targets are module names, or paths where a name would mean further modules."""
+        names = {path.rpartition(".")[2] for path in self.layers}
+        named = [name for name, _ in self.model.named_modules() if name.rpartition(".")[2] in names]
+        save_adapter(lora, folder, self.scaling, list(names if len(named) == len(self.layers) else self.layers), self.base_name)
+
+
+def _check_targets(model: nn.Module, targets) -> None:
+    """Every target has to name linear modules. PEFT skips a misspelt one in silence, and where it refuses a module it leaves
+    those before it wrapped."""
+    linear = {path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    for target in [targets] if isinstance(targets, str) else targets:
+        chosen = [path for path, _ in model.named_modules() if (
+            re.fullmatch(target, path) if isinstance(targets, str) else f".{path}".endswith(f".{target}"))]
+        if targets != "all-linear" and not (chosen and linear.issuperset(chosen)):
+            raise InputError(f"expected targets among this model's linear modules "
+                             f"({', '.join(sorted({path.rpartition('.')[2] for path in linear}))}), found {target!r}")
 
 
 @contextmanager
@@ -122,7 +132,7 @@ def installed(model: nn.Module, targets, rank: int, alpha: float, dropout: float
             parameter.requires_grad_(requires_grad)
 
 
-def save_adapter(lora: Lora, folder: str | Path, scaling: float | dict[str, float], target_modules: list[str],
+def save_adapter(lora: Lora, folder: str | Path, scaling: float | dict[str, float], target_modules: list[str] | str,
                  base_name: str = "", fan_in_fan_out: bool = False) -> None:
     """A PEFT adapter folder: factors in safetensors, sorted JSON beside it. `scaling` is s, one for all or one a module;
     where modules differ in rank or in lora_alpha = s x rank, PEFT's patterns say so."""
@@ -135,7 +145,6 @@ def save_adapter(lora: Lora, folder: str | Path, scaling: float | dict[str, floa
                         base_model_name_or_path=base_name or None, fan_in_fan_out=fan_in_fan_out,
                         rank_pattern={path: value for path, value in rank.items() if value != r},
                         alpha_pattern={path: value for path, value in alpha.items() if value != lora_alpha}).to_dict()
-    config["target_modules"] = sorted(target_modules)
     tensors = {f"{PREFIX}{path}.lora_{factor}.weight": tensor.detach().cpu().contiguous()
                for path, pair in sorted(lora.items()) for factor, tensor in zip("AB", pair)}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging
 
 from mbf_utils.errors import InputError
 
@@ -83,6 +84,8 @@ def load_model(name_or_path="tiny", device="auto", dtype="auto", quantize=None):
     dtype = choose_dtype(dtype, device)
     quantization = _quantization(quantize, device, dtype)
     local = place != name or Path(place).is_dir()
+    if local:
+        logging.disable_progress_bar()                          # of "Loading weights": a moment for a local file
     failed = None
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local, trust_remote_code=False)
