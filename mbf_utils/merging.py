@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -86,7 +87,7 @@ def kin(earlier: Lora, later: Lora) -> float:
 def first_weight(method: Method, count: int) -> float:
     """The weight of the first adapter's B in the merged one, found by merging scalars: 1, then zeros."""
     task = {"name": "", "train": [], "rank": 1, "scaling": 1.0, "sites": {"": (1, 1)}, "seed": 0, "total": count}
-    fresh = type(method)(**{name: getattr(method, name) for name in method.__dataclass_fields__ if name not in ("memory", "extra")})
+    fresh = replace(method)                         # without memory
     for i in range(1, count + 1):
         merged = fresh.finish({"": Pair(torch.ones(1, 1), torch.full((1, 1), float(i == 1)))}, Task(index=i, **task))
     return float(merged[""].B)
