@@ -15,7 +15,7 @@ _FACE = {
     "merge_adapters": "merging", "make_base": "pretrain",
     "InputError": "errors",
 }
-_MODULES = ("adapters", "evaluation", "folders", "lora", "merging", "method", "methods", "metrics", "models", "plots",
+_MODULES = ("adapters", "evaluation", "folders", "lessons", "lora", "merging", "method", "methods", "metrics", "models", "plots",
             "pretrain", "runs", "sources", "store", "streams", "subspaces", "text", "training", "world")
 __all__ = [*_FACE, *_MODULES]
 

@@ -1,0 +1,170 @@
+# ---
+# jupyter:
+#   kernelspec: {display_name: Python 3, language: python, name: python3}
+# ---
+
+# %% [markdown]
+# # Forgetting, one task at a time
+#
+# Five tasks, learned in turn by one LoRA. After each we stop and look: the matrix grows by a row, and the first task goes.
+#
+# | device | minutes |
+# |---|---|
+# | laptop, CPU | 1 to 2 |
+# | Colab, any runtime | 1 to 2 |
+#
+# **You will be able to** read the accuracy matrix $R$, compute AA and BWT from it by hand, and say *what* is forgotten: the
+# knowledge or the words.
+
+# %%
+import mbf_utils as mbf
+
+FAST = mbf.lessons.setup(cpu_minutes=1.5)
+
+# %% [markdown]
+# ## What are the tasks, and what do they share?
+#
+# `dbpedia`, `yahoo` and `agnews` ask for a topic, `amazon` and `yelp` for a mood. The instruction names the kind of task, not
+# the data set, so three tasks ask the same question and want different words.
+
+# %%
+import pandas as pd
+
+stream = mbf.load_stream("world-5", limit=200 if FAST else None)
+pd.DataFrame({task.name: {"rows to train on": len(task.train), "rows to test on": len(task.test),
+                          "labels": ", ".join(task.labels)} for task in stream}).T
+
+# %% [markdown]
+# One prompt of the first task, whole. The loss is on the answer only.
+
+# %%
+example = stream["dbpedia"].test[0]
+print(example.prompt, "->", example.answers[0])
+
+# %% [markdown]
+# ## Task 1: can it learn at all?
+#
+# `walk_stream` learns one task at each `next`. Plain LoRA: $\Delta W = s\,B A$ with random $A$ and $B = 0$ at the start, trained on
+# the first task.
+
+# %%
+walk = mbf.walk_stream(stream, method="seqlora")
+run = next(walk)
+mbf.plots.matrix_heatmap(run.matrix)
+
+# %% [markdown]
+# ## Task 2: what happens to task 1?
+#
+# The same LoRA goes on with `amazon`. Column 1 of row 2 says what is left of `dbpedia`.
+
+# %%
+run = next(walk)
+mbf.plots.matrix_heatmap(run.matrix)
+
+# %% [markdown]
+# ## Is it gone, or does it say it in other words?
+#
+# An adapter after each task lies in the run's folder in PEFT's format. We load the second one in plain PEFT and ask the first
+# task's question again: the most likely next words, out of the whole vocabulary, and out of the task's labels.
+
+# %%
+from peft import PeftModel
+
+base, tokenizer = mbf.load_model("tiny")
+model = PeftModel.from_pretrained(base, run.adapter(2))
+print(mbf.evaluation.generate(model, tokenizer, stream["dbpedia"].test[:5]))
+print([row.answers[0] for row in stream["dbpedia"].test[:5]])
+
+# %%
+_, options = mbf.evaluation.label_scores(model, tokenizer, stream["dbpedia"].test[:5], stream["dbpedia"].labels)
+[max(scores, key=scores.get) for scores in options]
+
+# %% [markdown]
+# The first line is what it writes, the last what it would choose among the first task's labels. Where the last is right and
+# the first is not, the topic is still known, but the answer comes in the newest task's words.
+#
+# ## Task 3: the same question, other words
+#
+# `yahoo` asks the very question that `dbpedia` asked.
+
+# %%
+run = next(walk)
+mbf.plots.matrix_heatmap(run.matrix)
+
+# %% [markdown]
+# ## Task 4: four topics instead of ten
+
+# %%
+run = next(walk)
+mbf.plots.matrix_heatmap(run.matrix)
+
+# %% [markdown]
+# ## Task 5: an old friend
+#
+# `yelp` has the same labels as `amazon`. Look at `amazon`'s column: a task can come back without being trained.
+
+# %%
+run = next(walk)
+mbf.plots.matrix_heatmap(run.matrix)
+
+# %% [markdown]
+# ## Watch the first task go
+#
+# Both readings of the same run. What lies between the two curves is knowledge that is still there under wrong words.
+
+# %%
+mbf.plots.forgetting_curves({"exact match": run.matrix, "best of the labels": run.options}, reading="two readings of sequential LoRA")
+
+# %% [markdown]
+# ## Exercise 1: average accuracy by hand
+#
+# AA is the mean of the last row of $R$. Compute it from `run.matrix` without `run.metrics()`.
+
+# %% tags=["solution"]
+average = run.matrix.iloc[-1].mean()
+
+# %%
+mbf.lessons.check(average, mbf.metrics.average_accuracy(run.matrix), "the last row is run.matrix.iloc[-1]")
+
+# %% [markdown]
+# ## Exercise 2: backward transfer by hand
+#
+# $BWT = \frac{1}{T-1}\sum_{j<T} (R_{T,j} - R_{j,j})$: what the later tasks changed in the earlier ones.
+
+# %% tags=["solution"]
+R = run.matrix.values
+transfer = sum(R[-1, j] - R[j, j] for j in range(len(R) - 1)) / (len(R) - 1)
+
+# %%
+mbf.lessons.check(transfer, mbf.metrics.backward_transfer(run.matrix), "four differences: last row minus diagonal, without the last task")
+
+# %% [markdown]
+# ## Does naming the task help?
+#
+# The field's prompts begin with the name of the data set. Then the task's identity is in the prompt, and forgetting is
+# another matter. The same walk with names:
+
+# %%
+named = mbf.run_stream(mbf.load_stream("world-5", limit=200 if FAST else None, named=True), method="seqlora")
+mbf.plots.forgetting_curves({"without names": run.matrix, "with names": named.matrix}, reading="exact match of sequential LoRA")
+
+# %% [markdown]
+# ## What did it know before?
+#
+# Beside the tasks, the loss on general text of the same world that no task contains, after each task (nats per token). The
+# base's own value comes first.
+
+# %%
+before = mbf.evaluation.general_loss(model.unload(), tokenizer, stream.general)
+print(f"before the first task {before:.2f}")
+run.general.round(2)
+
+# %% [markdown]
+# ## Summary
+#
+# - Row $i$ of $R$ is measured after task $i$; its last row gives AA, last row minus diagonal gives BWT.
+# - Forgetting has two parts: knowledge lost, and answers in another task's words. Two readings tell them apart.
+# - Tasks that share answers help each other; tasks that share questions and not answers destroy each other.
+# - The price is paid elsewhere too: general text gets more surprising with each task.
+#
+# Back to [00_start_here](00_start_here.ipynb) for what SLAO changes.
