@@ -7,6 +7,7 @@ import json
 import platform
 import tempfile
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Callable, Iterator
@@ -25,7 +26,7 @@ from .models import load_model, suggested
 from .sources import load_stream
 from .store import Store, read_config, read_table, save_value, table, task_folders, write_table
 from .streams import Stream
-from .training import Settings, mixed_precision, train_task
+from .training import Settings, accelerator_for, on_main, train_task
 
 
 class Run:
@@ -81,12 +82,16 @@ class Run:
 
     def lora(self, i: int, which: str = "result") -> Lora:
         """The factors after task i (from 1): "result", the model from then on, or "tuned", what training left."""
+        return load_adapter(self.adapter(i, which))
+
+    def adapter(self, i: int, which: str = "result") -> Path:
+        """The folder of that adapter, as PEFT reads it: PeftModel.from_pretrained(model, run.adapter(3))."""
         folders = task_folders(self.folder)
         if not 1 <= i <= len(folders) or which not in ("result", "tuned"):
             raise InputError(f"expected a task from 1 to {len(folders)} and 'result' or 'tuned', found {i} and {which!r}")
         if not (folders[i - 1] / which).is_dir():
             raise InputError(f"expected the adapter of task {i} in {self.folder}, found it deleted: the run keeps the last one only")
-        return load_adapter(folders[i - 1] / which)
+        return folders[i - 1] / which
 
     def __repr__(self) -> str:
         return f"Run({self.method} on {self.config['stream']['name']}, {len(self.logs)} of {len(self.names)} tasks, {self.folder})"
@@ -114,11 +119,15 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
     settings = _settings(model, settings)
     if len(set(stream.names)) < len(stream):
         raise InputError(f"expected tasks of different names, found {stream.names}")
-    accelerator = Accelerator(mixed_precision=mixed_precision(model), cpu=model.device.type == "cpu")
-    temporary = tempfile.TemporaryDirectory(prefix="mbf-", ignore_cleanup_errors=True) if out is None else None
-    folder = Path(temporary.name if temporary else out)
+    accelerator = accelerator_for(model)
+    if accelerator.num_processes > 1:
+        model.to(accelerator.device)                # each process has its own card
+    main = partial(on_main, accelerator)
+    temporary = (tempfile.TemporaryDirectory(prefix="mbf-", ignore_cleanup_errors=True)
+                 if out is None and accelerator.is_main_process else None)
+    folder = Path(main(lambda: temporary.name if temporary else out))
     config = _config(stream, name, method, model, seed, settings, accelerator)
-    with Store(folder, config, resume) as store, \
+    with Store(folder, config, resume, main) as store, \
             installed(model, _targets(settings), settings.rank, settings.alpha, settings.dropout) as adapted:
         done = store.finished()
         if done:

@@ -5,11 +5,12 @@
     memory.safetensors, memory.json     what the method remembers
     tasks/03-yelp/{result,tuned}/       standard PEFT adapters: the model after task 3, and what was trained
     tasks/03-yelp/log.json              losses and times
-    checkpoint-000120/                  inside a task: all that a restart needs
+    checkpoint-04-000120/               inside task 4: all that a restart needs
 
 One rename commits a task: its folder, written under a temporary name, carries the new matrices and memory inside. Then they
 move up to the run's folder, file by file; whoever opens the run next finishes an interrupted move. What a killed run left
-under a temporary name is cleared. The lock is the operating system's and dies with the process.
+under a temporary name is cleared. The lock is the operating system's and dies with the process. Where several processes
+train together, all read and only the main one writes.
 """
 from __future__ import annotations
 
@@ -17,17 +18,19 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .errors import InputError
 from .lora import Pair
 
 RAISED = ("memory.safetensors", "memory.json", "matrix.csv", "matrix-options.csv")     # move up when a task is committed
+BEGUN = {".lock", ".config.json.tmp"}               # all that a run killed at its very beginning can leave
 
 
 def pack(value: Any) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -44,9 +47,7 @@ def pack(value: Any) -> tuple[Any, dict[str, torch.Tensor]]:
             key = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else (name,)
             if key not in seen:
                 seen[key] = name
-                value = value.cpu().contiguous()
-                whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
-                tensors[name] = value if whole else value.clone()
+                tensors[name] = value.to("cpu", copy=True, memory_format=torch.contiguous_format)
             return {"tensor": seen[key]}
         if isinstance(value, Pair):
             return {"pair": [walk(value.A, f"{name}.A"), walk(value.B, f"{name}.B")]}
@@ -55,6 +56,8 @@ def pack(value: Any) -> tuple[Any, dict[str, torch.Tensor]]:
                 raise TypeError(f"memory holds a dict with a key that is no string at {name}: {list(value)[:3]}")
             return {"dict": {key: walk(item, f"{name}.{key}" if name else key) for key, item in value.items()}}
         if isinstance(value, (list, tuple)):
+            if type(value) not in (list, tuple):
+                raise TypeError(f"memory holds a {type(value).__name__} at {name}: a plain tuple or list comes back as it was")
             return {type(value).__name__: [walk(item, f"{name}.{i}") for i, item in enumerate(value)]}
         if value is None or isinstance(value, (str, bool, int, float)):
             return value
@@ -106,7 +109,7 @@ def sync(path: Path) -> None:
     """Forces a file or a folder to disk (a folder only where the system can)."""
     if path.is_dir() and os.name == "nt":
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:
@@ -131,32 +134,39 @@ def write_json(value: Any, file: Path) -> None:
 class Store:
     """Opens the run in `folder`, or begins one there. Refuses a folder that holds anything else."""
 
-    def __init__(self, folder: str | Path, config: dict, resume: bool = True):
-        self.folder = Path(folder).absolute()
+    def __init__(self, folder: str | Path, config: dict, resume: bool = True, main: Callable = lambda act: act()):
+        """`main(act)` runs act() on the main process while the others wait."""
+        self.folder, self.main, self.lock = Path(folder).absolute(), main, None
+        main(lambda: self._open(config, resume))
+
+    def _open(self, config: dict, resume: bool) -> None:
         try:
+            self._check(config, resume)                              # a refused folder is left as it is
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = FileLock(self.folder / ".lock")
             self.lock.acquire(timeout=0)
+            self._check(config, resume)                              # what another process did meanwhile
+            for path in [*self.folder.glob(".*.tmp"), *self.folder.glob("tasks/.*.tmp")]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if not (self.folder / "config.json").exists():
+                write_json(config, self.folder / "config.json")
+            (self.folder / "tasks").mkdir(exist_ok=True)
+            self._settle(config["settings"]["keep"])
         except Timeout:
-            raise InputError(f"expected {folder} to be free, found another process running there: wait for it or choose another folder") from None
+            raise InputError(f"expected {self.folder} to be free, found another process running there: "
+                             "wait for it or choose another folder") from None
         except OSError as error:
-            raise InputError(f"expected a folder to write to at {folder}, found: {error.strerror or error}") from None
-        try:
-            self._open(config, resume)
+            self.close()
+            raise InputError(f"expected a folder to write to at {self.folder}, found: {error.strerror or error}") from None
         except BaseException:
             self.close()
             raise
 
-    def _open(self, config: dict, resume: bool) -> None:
-        for path in self.folder.rglob(".*.tmp"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        file = self.folder / "config.json"
-        if not file.exists():
-            others = sorted(path.name for path in self.folder.iterdir() if path.name != ".lock")
+    def _check(self, config: dict, resume: bool) -> None:
+        if not (self.folder / "config.json").exists():
+            others = sorted({path.name for path in self.folder.iterdir()} - BEGUN) if self.folder.exists() else []
             if others:
                 raise InputError(f"expected an empty folder or a run in {self.folder}, found {', '.join(others[:3])}: choose another folder")
-            (self.folder / "tasks").mkdir()
-            write_json(config, file)
             return
         if not resume:
             raise InputError(f"expected an empty folder, found a run in {self.folder}: resume it or choose another folder")
@@ -165,11 +175,10 @@ class Store:
             key = next(key for key in sorted(found | wanted) if found.get(key) != wanted.get(key))
             raise InputError(f"expected in {self.folder} a run with {key} = {wanted.get(key)}, found another run with "
                              f"{key} = {found.get(key)}: choose another folder")
-        (self.folder / "tasks").mkdir(exist_ok=True)
-        self._raise_files()
 
     def close(self) -> None:
-        self.lock.release()
+        if self.lock:
+            self.lock.release()
 
     def __enter__(self) -> Store:
         return self
@@ -191,53 +200,51 @@ class Store:
 
     def commit_task(self, index: int, name: str, write, keep: str) -> None:
         """`write(folder)` fills a temporary folder with the task's record; one rename makes it part of the run."""
-        final = self.folder / "tasks" / f"{index:02d}-{safe(name)}"
-        temporary = final.with_name(f".{final.name}.tmp")
-        temporary.mkdir()
-        try:
-            write(temporary)
-            commit(temporary, final)
-        except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise InputError(f"expected room to write task {index} ({name}) in {self.folder}, found: {error.strerror or error}; "
-                             f"{index - 1} finished tasks are kept, make room and run again") from error
-        self._raise_files()
-        self.drop_checkpoints()
-        if keep == "last":
-            for earlier in task_folders(self.folder)[:-1]:
-                for part in ("result", "tuned"):
-                    shutil.rmtree(earlier / part, ignore_errors=True)
-
-    def _raise_files(self) -> None:
-        for folder in task_folders(self.folder)[-1:]:
-            for name in RAISED:
-                if (folder / name).exists():
-                    os.replace(folder / name, self.folder / name)
-            sync(self.folder)
+        def act():
+            self._write(self.folder / "tasks" / f"{index:02d}-{safe(name)}", write)
+            self._settle(keep)
+        self.main(act)
 
     def save_checkpoint(self, index: int, step: int, state: dict) -> None:
-        temporary = self.folder / f".checkpoint-{step:06d}.tmp"
-        temporary.mkdir()
-        save_value({"task": index, "state": state}, temporary / "state")
+        """For the main process alone; the others need not wait."""
         older = self._checkpoints()
-        commit(temporary, self.folder / f"checkpoint-{step:06d}")
+        self._write(self.folder / f"checkpoint-{index:02d}-{step:06d}", lambda folder: save_value(state, folder / "state"))
         for path in older:
             shutil.rmtree(path)
 
     def load_checkpoint(self, index: int, device="cpu") -> dict | None:
         """The newest state inside task `index`, or None."""
-        for path in reversed(self._checkpoints()):
-            saved = load_value(path / "state", device)
-            if saved["task"] == index:
-                return saved["state"]
-        return None
+        found = self._checkpoints(index)
+        return load_value(found[-1] / "state", device) if found else None
 
-    def _checkpoints(self) -> list[Path]:
-        return sorted(self.folder.glob("checkpoint-*"))
+    def _checkpoints(self, index: int | None = None) -> list[Path]:
+        return sorted(self.folder.glob("checkpoint-*" if index is None else f"checkpoint-{index:02d}-*"))
 
-    def drop_checkpoints(self) -> None:
+    def _write(self, final: Path, write: Callable[[Path], None]) -> None:
+        """The folder `final`, filled by `write`: whole, or not there."""
+        temporary = final.with_name(f".{final.name}.tmp")
+        try:
+            temporary.mkdir()
+            write(temporary)
+            commit(temporary, final)
+        except (OSError, SafetensorError) as error:                  # safetensors reports a full disk in its own way
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise InputError(f"expected room to write {final}, found: {getattr(error, 'strerror', None) or error}; "
+                             f"{self.finished()} finished tasks are kept, make room and run again") from error
+
+    def _settle(self, keep: str) -> None:
+        """What follows from the last committed task, also where a killed run did not come to it."""
+        folders = task_folders(self.folder)
+        for name in RAISED if folders else ():
+            if (folders[-1] / name).exists():
+                os.replace(folders[-1] / name, self.folder / name)
+        sync(self.folder)
         for path in self._checkpoints():
-            shutil.rmtree(path)
+            if path not in self._checkpoints(len(folders) + 1):
+                shutil.rmtree(path)
+        for earlier in folders[:-1] if keep == "last" else ():
+            for part in ("result", "tuned"):
+                shutil.rmtree(earlier / part, ignore_errors=True)
 
 
 def safe(name: str) -> str:
@@ -246,7 +253,8 @@ def safe(name: str) -> str:
 
 
 def task_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in (Path(folder) / "tasks").glob("[0-9]*") if path.is_dir())
+    """The folders of the finished tasks, in their order (99 before 100)."""
+    return sorted((Path(folder) / "tasks").glob("[0-9]*-*"), key=lambda path: int(path.name.partition("-")[0]))
 
 
 def read_config(folder: str | Path) -> dict:

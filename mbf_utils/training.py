@@ -20,6 +20,8 @@ from typing import Callable
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -76,7 +78,7 @@ class Settings:
 def window_plan(n: int, settings: Settings, processes: int, seed: int) -> list[list[int]]:
     """The rows of every optimiser step: one permutation an epoch, cut into windows; the last epoch may be a part."""
     size = settings.batch_size * settings.accumulation * processes
-    windows, left = [], math.ceil(n * settings.epochs)
+    windows, left = [], math.ceil(round(n * settings.epochs, 6))     # 100 x 1.1 is 110 rows, not 111
     for epoch in range(math.ceil(settings.epochs)):
         order = torch.randperm(n, generator=torch.Generator().manual_seed(seed_of(seed, epoch))).tolist()[:left]
         windows += [order[k:k + size] for k in range(0, len(order), size)]
@@ -84,11 +86,31 @@ def window_plan(n: int, settings: Settings, processes: int, seed: int) -> list[l
     return windows
 
 
-def mixed_precision(model: nn.Module) -> str:
-    """Autocast follows the base's own type on CUDA; elsewhere there is none."""
-    dtype = next(model.parameters()).dtype
-    on_card = next(model.parameters()).device.type == "cuda"
-    return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, "no") if on_card else "no"
+def accelerator_for(model: nn.Module) -> Accelerator:
+    """An Accelerator whose autocast follows the base's own type on CUDA; elsewhere there is none."""
+    first = next(model.parameters())
+    kind = first.device.type
+    precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(first.dtype, "no") if kind == "cuda" else "no"
+    made = {**PartialState._shared_state, **AcceleratorState._shared_state}     # Accelerate keeps its first choices for good
+    if made and (made.get("_mixed_precision", precision), made["device"].type) != (precision, kind):
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(mixed_precision=precision, cpu=kind == "cpu")
+
+
+def on_main(accelerator: Accelerator, act: Callable):
+    """act() of the main process: its value, or its InputError, on every process. All wait for it."""
+    if accelerator.num_processes == 1:
+        return act()
+    found = [None, None]
+    if accelerator.is_main_process:
+        try:
+            found[0] = act()
+        except InputError as error:
+            found[1] = str(error)
+    broadcast_object_list(found)
+    if found[1]:
+        raise InputError(found[1])
+    return found[0]
 
 
 def train_task(adapted: Adapted, method: Method, task: Task, tokenizer, settings: Settings, accelerator: Accelerator,
@@ -96,20 +118,25 @@ def train_task(adapted: Adapted, method: Method, task: Task, tokenizer, settings
     """Trains `method` on `task` in the adapters of `adapted`; returns the loss of every step (nats per answer token).
 
     `save` gets everything that a restart needs, every settings.checkpoint_minutes; `load` gives it back (or None).
-    A restarted task ends with the same bytes.
+    A restarted task ends with the same bytes, for chance begins anew at every step. Of several processes the main one saves.
     """
+    with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
+        torch.manual_seed(seed_of(task.seed, task.index, "start"))
+        return _train(adapted, method, task, tokenizer, settings, accelerator, load, save)
+
+
+def _train(adapted, method, task, tokenizer, settings, accelerator, load, save) -> list[float]:
     rows = encode(tokenizer, method.data(task), settings.max_length)
     start: Start = method.start(task)
     adapted.wear(start.lora, start.past, start.trains)
     live = adapted.live()
-    trained = [factor for pair in live.values() for factor in pair if factor.requires_grad]
+    trained = [factor for pair in live.values() for factor in pair if factor.requires_grad] + list(method.extra.values())
     if not trained:
         return []
-    for name, parameter in method.extra.items():
-        adapted.model.register_parameter(f"extra_{name}", parameter)
+    adapted.model.extra = nn.ParameterList(method.extra.values())
     windows = window_plan(len(rows), settings, accelerator.num_processes, seed_of(task.seed, task.index, "order"))
     task.steps = len(windows)
-    optimizer = torch.optim.AdamW([*trained, *method.extra.values()], lr=settings.lr, weight_decay=settings.weight_decay,
+    optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay,
                                   fused=accelerator.device.type in ("cpu", "cuda"))
     model, optimizer = accelerator.prepare(adapted.model, optimizer)
     bends = type(method).mix is not Method.mix
@@ -118,8 +145,7 @@ def train_task(adapted: Adapted, method: Method, task: Task, tokenizer, settings
     losses: list[float] = []
     bar = tqdm(total=len(windows), desc=f"task {task.index}{f'/{task.total}' if task.total else ''} {task.name}",
                disable=not sys.stderr.isatty() or not accelerator.is_main_process)
-    with mixing, torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
-        torch.manual_seed(seed_of(task.seed, task.index, "dropout"))
+    with mixing:
         model.train()
         if (state := load()) is not None:
             losses = _restore(state, method, trained, optimizer, accelerator)
@@ -127,6 +153,7 @@ def train_task(adapted: Adapted, method: Method, task: Task, tokenizer, settings
         saved = time.monotonic()
         for step in range(len(losses), len(windows)):
             task.step = step
+            torch.manual_seed(seed_of(task.seed, task.index, "step", step, accelerator.process_index))
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * settings.rate(step, len(windows))
             loss = 0.0
@@ -143,24 +170,25 @@ def train_task(adapted: Adapted, method: Method, task: Task, tokenizer, settings
                     accelerator.backward(whole * accelerator.num_processes)           # processes average their gradients
                     loss = loss + share * mean.detach()
             if settings.clip:
-                accelerator.clip_grad_norm_([*trained, *method.extra.values()], settings.clip)
+                accelerator.clip_grad_norm_(trained, settings.clip)
             method.edit_grads(live, task)
             optimizer.step()
             optimizer.zero_grad()
             method.after_step(live, task)
             losses.append(float(accelerator.reduce(loss)))
-            if not math.isfinite(losses[-1]):
-                raise InputError(f"expected a finite loss, found {losses[-1]} at step {step + 1} of task {task.index} "
+            last = step + 1 == len(windows)
+            if not math.isfinite(losses[-1]) or last and not all(parameter.isfinite().all() for parameter in trained):
+                raise InputError(f"expected finite numbers, found others (loss {losses[-1]}) at step {step + 1} of task {task.index} "
                                  f"({task.name}): lower lr or the penalty's weight; the last finished task is kept")
             bar.update()
-            if save and step + 1 < len(windows) and time.monotonic() - saved >= 60 * settings.checkpoint_minutes:
+            late = time.monotonic() - saved >= 60 * settings.checkpoint_minutes
+            if save and late and accelerator.is_main_process and not last:
                 save(_state(losses, method, trained, optimizer, accelerator))
                 saved = time.monotonic()
     bar.close()
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     accelerator.free_memory(model, optimizer)
-    for name in method.extra:
-        delattr(adapted.model, f"extra_{name}")
+    del adapted.model.extra
     adapted.model.requires_grad_(False)
     adapted.model.eval()
     return losses
@@ -179,12 +207,8 @@ def _micro_batches(window: list[int], rows, settings: Settings, tokenizer, accel
 
 def _state(losses, method, trained, optimizer, accelerator) -> dict:
     """Everything a restart in the middle of a task needs."""
-    state = {"losses": losses, "factors": [p.detach() for p in trained], "memory": method.memory,
-             "extra": {name: p.detach() for name, p in method.extra.items()},
-             "optimizer": {str(i): values for i, values in optimizer.state_dict()["state"].items()},
-             "random": torch.get_rng_state()}
-    if accelerator.device.type == "cuda":
-        state["random_cuda"] = torch.cuda.get_rng_state(accelerator.device)
+    state = {"losses": losses, "trained": [parameter.detach() for parameter in trained], "memory": method.memory,
+             "optimizer": {str(i): values for i, values in optimizer.state_dict()["state"].items()}}
     if accelerator.scaler is not None:
         state["scaler"] = accelerator.scaler.state_dict()
     return state
@@ -192,17 +216,12 @@ def _state(losses, method, trained, optimizer, accelerator) -> dict:
 
 def _restore(state: dict, method, trained, optimizer, accelerator) -> list[float]:
     with torch.no_grad():
-        for parameter, value in zip(trained, state["factors"]):
+        for parameter, value in zip(trained, state["trained"]):
             parameter.copy_(value)
-        for name, parameter in method.extra.items():
-            parameter.copy_(state["extra"][name])
     method.memory = state["memory"]
     whole = optimizer.state_dict()
     whole["state"] = {int(i): values for i, values in state["optimizer"].items()}
     optimizer.load_state_dict(whole)
-    torch.set_rng_state(state["random"].cpu())
-    if "random_cuda" in state:
-        torch.cuda.set_rng_state(state["random_cuda"].cpu(), accelerator.device)
     if "scaler" in state:
         accelerator.scaler.load_state_dict(state["scaler"])
     return state["losses"]
