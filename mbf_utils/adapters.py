@@ -192,7 +192,7 @@ def load_adapter(folder: str | Path, device="cpu") -> Lora:
     file = Path(folder) / "adapter_model.safetensors"
     if not file.is_file():
         raise InputError(f"expected adapter_model.safetensors in {folder}, found "
-                         f"{', '.join(sorted(os.listdir(folder))[:5]) if Path(folder).is_dir() else 'no such folder'}")
+                         f"{', '.join(sorted(os.listdir(folder))[:5]) or 'nothing' if Path(folder).is_dir() else 'no such folder'}")
     try:
         tensors = load_file(file, device=str(device))
     except (SafetensorError, OSError) as error:
