@@ -65,6 +65,8 @@ def encode(tokenizer, examples: list[Example], max_length: int) -> list[Encoded]
         room = max_length - len(bos) - len(answer)
         if len(prompt) > room:
             prompt = _shortened(tokenizer, example, prompt, room)
+        if not bos + prompt:
+            raise InputError(f"expected a token before the answer {example.answers[0]!r}, found an empty prompt and no bos")
         rows.append(Encoded(bos + prompt, answer))
     return rows
 

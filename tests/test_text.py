@@ -1,0 +1,162 @@
+"""From examples to batches: encoding cuts the body alone, padding changes nothing, targets stand where they belong."""
+import pytest
+import torch
+from tiny import WORDS, character_tokenizer, tiny_llama, word_tokenizer
+
+from mbf_utils.errors import InputError
+from mbf_utils.streams import Example
+from mbf_utils.text import IGNORE, Encoded, answer_text, collate, encode, normalise, token_ids
+
+TOKENIZERS = {"words": word_tokenizer, "characters": character_tokenizer}
+
+
+def example(words, answer="good", frame=("alpha: ", " ? beta :")):
+    """A frame around a body of `words` words."""
+    body = " ".join(WORDS[k % 20] for k in range(words))
+    return Example(frame[0] + body + frame[1], (answer, "bad"), (len(frame[0]), len(frame[0]) + len(body)))
+
+
+@pytest.mark.parametrize("make", TOKENIZERS.values(), ids=TOKENIZERS)
+def test_a_row_is_bos_prompt_answer_eos(make):
+    tokenizer = make()
+    (row,) = encode(tokenizer, [example(3)], 1000)
+    assert row.prompt == [tokenizer.bos_token_id] + token_ids(tokenizer, [example(3).prompt])[0]
+    assert row.answer == token_ids(tokenizer, [" good"])[0] + [tokenizer.eos_token_id]    # the first answer, after a blank
+
+
+def test_a_tokenizer_without_bos_puts_none():
+    tokenizer = word_tokenizer(bos_token=None)
+    assert encode(tokenizer, [example(3)], 1000)[0].prompt == token_ids(tokenizer, [example(3).prompt])[0]
+
+
+def test_a_row_without_a_token_before_its_answer_is_refused():
+    """Without bos nothing would predict the answer's first token."""
+    tokenizer = word_tokenizer(bos_token=None)
+    for empty, max_length in ((Example("", ("good",)), 9), (Example("alpha beta", ("good",), (0, 10)), 2)):
+        with pytest.raises(InputError, match="expected a token before the answer"):
+            encode(tokenizer, [empty], max_length)
+
+
+def test_no_special_token_is_added_inside():
+    assert token_ids(word_tokenizer(), ["alpha good", ""]) == [[4, 4 + WORDS.index("good")], []] and token_ids(None, []) == []
+
+
+@pytest.mark.parametrize("prompt, expected", [("a:", " yes"), ("a: ", "yes"), ("a:\n", "yes"), ("a:\t", "yes")])
+def test_an_answer_follows_a_blank_unless_the_prompt_ends_in_one(prompt, expected):
+    assert answer_text(Example(prompt, ("yes",)), "yes") == expected
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("frame", [("alpha: ", " ? beta :"), ("", " ? beta :"), ("alpha: ", "")])
+def test_what_is_too_long_loses_the_end_of_its_body_and_nothing_of_its_frame(name, frame):
+    tokenizer = TOKENIZERS[name]()
+    left, right = token_ids(tokenizer, list(frame))
+    answer = token_ids(tokenizer, [" good"])[0] + [tokenizer.eos_token_id]
+    least = 1 + len(left) + len(right) + len(answer)
+    for words in (1, 2, 7, 40):
+        whole = example(words, frame=frame)
+        body = token_ids(tokenizer, [whole.prompt[slice(*whole.body)]])[0]
+        full = least + len(body)
+        for max_length in range(least, full + 2):
+            (row,) = encode(tokenizer, [whole], max_length)
+            inside = row.prompt[1 + len(left):len(row.prompt) - len(right)]
+            assert row.answer == answer and row.prompt[:1 + len(left)] == [tokenizer.bos_token_id] + left
+            assert row.prompt[len(row.prompt) - len(right):] == right
+            if max_length >= full:
+                assert inside == body
+            else:
+                known = inside if name == "characters" else inside[:-1]          # a cut may go through the last word
+                assert len(inside) < len(body) and len(row.prompt) + len(answer) <= max_length
+                assert known == body[:len(known)]
+                if name == "characters":
+                    assert len(row.prompt) + len(answer) == max_length           # and no more is cut than has to be
+
+
+@pytest.mark.parametrize("make", TOKENIZERS.values(), ids=TOKENIZERS)
+@pytest.mark.parametrize("body", ["marked", "none"])
+def test_a_frame_that_is_too_long_is_said_in_one_line(make, body):
+    tokenizer, whole = make(), example(9)
+    frame = 1 + sum(map(len, token_ids(tokenizer, ["alpha: ", " ? beta :", " good"]))) + 1
+    if body == "none":
+        whole, frame = Example(whole.prompt, whole.answers), len(sum(encode(tokenizer, [whole], 1000)[0], []))
+    assert len(sum(encode(tokenizer, [whole], frame)[0], [])) <= frame
+    for max_length in (frame - 1, 3, 1):
+        with pytest.raises(InputError, match="^expected .*found a frame of .*: raise max_length$") as error:
+            encode(tokenizer, [whole], max_length)
+        assert "\n" not in str(error.value)
+
+
+def test_rows_come_in_the_order_of_the_examples_and_only_long_ones_are_cut():
+    tokenizer = word_tokenizer()
+    examples = [example(2), example(30), example(4)]
+    rows = encode(tokenizer, examples, 20)
+    alone = [encode(tokenizer, [one], 20)[0] for one in examples]
+    assert rows == alone and rows[0] == encode(tokenizer, examples, 1000)[0] and rows[2] == encode(tokenizer, examples, 1000)[2]
+
+
+def rows_of(*lengths):
+    """Rows of random tokens, of prompt and answer lengths as given."""
+    rng = torch.Generator().manual_seed(0)
+    return [Encoded(*(torch.randint(1, 40, (n,), generator=rng).tolist() for n in pair)) for pair in lengths]
+
+
+BATCHES = [rows_of((3, 2)), rows_of((3, 2), (1, 5)), rows_of((9, 1), (2, 1), (5, 3)), rows_of((4, 2), (4, 2)), rows_of((1, 1))]
+
+
+@pytest.mark.parametrize("rows", BATCHES)
+def test_ids_mask_and_targets_are_those_of_a_literal_loop(rows):
+    batch = collate(rows, pad=0)
+    longest = max(len(row.prompt) + len(row.answer) for row in rows)
+    assert batch.ids.shape == batch.mask.shape == (len(rows), longest)
+    wanted = {}                                                      # (row, column) -> the next token, where it is of the answer
+    for i, row in enumerate(rows):
+        sequence = row.prompt + row.answer
+        for column in range(longest):
+            assert batch.ids[i, column] == (sequence[column] if column < len(sequence) else 0)
+            assert batch.mask[i, column] == (column < len(sequence))
+            if len(row.prompt) <= column + 1 < len(sequence):
+                wanted[i, column] = sequence[column + 1]
+    assert batch.keep.tolist() == sorted({column for _, column in wanted})
+    for i in range(len(rows)):
+        for k, column in enumerate(batch.keep.tolist()):
+            assert batch.targets[i, k] == wanted.get((i, column), IGNORE)
+    assert batch.tokens == len(wanted) == sum(len(row.answer) for row in rows)
+
+
+@pytest.mark.parametrize("pad", [0, 7])
+@pytest.mark.parametrize("rows", BATCHES)
+def test_padding_changes_no_logit_of_a_real_token(rows, pad):
+    model = tiny_llama()
+    with torch.no_grad():
+        batch = collate(rows, pad)
+        together = model(input_ids=batch.ids).logits
+        kept = model(input_ids=batch.ids, logits_to_keep=batch.keep).logits
+        for i, row in enumerate(rows):
+            alone = model(input_ids=torch.tensor([row.prompt + row.answer])).logits[0]
+            torch.testing.assert_close(together[i, batch.mask[i]], alone, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(kept, together[:, batch.keep], atol=1e-4, rtol=1e-4)
+
+
+def test_the_loss_of_a_batch_is_the_mean_over_the_answer_tokens_of_its_rows():
+    model, rows = tiny_llama(), rows_of((9, 1), (2, 4), (5, 3))
+
+    def loss(rows, reduction):
+        batch = collate(rows, 0)
+        logits = model(input_ids=batch.ids, logits_to_keep=batch.keep).logits
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction=reduction, ignore_index=IGNORE)
+
+    torch.testing.assert_close(loss(rows, "mean"), sum(loss([row], "sum") for row in rows) / 8)
+
+
+@pytest.mark.parametrize("answer, expected", [
+    ("Sci/Tech", "scitech"), ("Science and Technology", "science and technology"), ("very  negative\n", "very negative"),
+    ("Company.", "company"), ("  World ", "world"), ("don't", "dont"), ("no-one", "noone"), ("\tYES!\n", "yes"), ("", ""), ("?!", ""),
+    ("是。", "是。"), ("Ａ，ｂ", "ａ，ｂ"),                                 # full-width punctuation is kept
+    ("Ünïcode", "ünïcode"), ("3.5", "35"), ("a . b", "a b")])
+def test_answers_are_normalised_as_in_the_field(answer, expected):
+    assert normalise(answer) == expected
+
+
+@pytest.mark.parametrize("answer", ["Sci/Tech", "A  b. C", "是。", " - ", "İstanbul"])
+def test_normalising_twice_changes_nothing(answer):
+    assert normalise(normalise(answer)) == normalise(answer)
