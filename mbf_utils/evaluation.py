@@ -13,6 +13,7 @@ The likelihood of a label is that of its tokens; where one label is the beginnin
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -42,22 +43,25 @@ def evaluate(model, tokenizer, task: TaskData, split: str = "test", max_length: 
 
 @torch.inference_mode()
 def label_scores(model, tokenizer, examples: list[Example], labels, max_length: int = 1024, batch_size: int = 50):
-    """For each example: is its first answer what greedy decoding writes; and {label: log-likelihood in nats}."""
-    rows = encode(tokenizer, examples, max_length)
-    tails = {label: token_ids(tokenizer, [answer_text(examples[0], label)])[0] for label in labels}
-    if any(a != b and tails[a] == tails[b][:len(tails[a])] for a in labels for b in labels):
-        tails = {label: ids + [tokenizer.eos_token_id] for label, ids in tails.items()}
-    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt))
-    exact, options = [False] * len(rows), [{}] * len(rows)
+    """For each example: is one of its answers what greedy decoding writes; and {label: log-likelihood in nats}."""
+    exact, options = [False] * len(examples), [{}] * len(examples)
     device = next(model.parameters()).device
-    for k in range(0, len(rows), batch_size):
-        chosen = by_length[k:k + batch_size]
-        for i, right, scores in zip(chosen, *_score_batch(model, [rows[i] for i in chosen], tails, tokenizer.pad_token_id, device)):
-            exact[i], options[i] = right, scores
+    for blank in ("", " "):                                          # what stands between a prompt and its answer
+        flat = [(i, replace(example, answers=(answer,))) for i, example in enumerate(examples)
+                if answer_text(example, "") == blank for answer in example.answers]
+        rows = list(zip([i for i, _ in flat], encode(tokenizer, [example for _, example in flat], max_length)))
+        rows.sort(key=lambda row: len(row[1].prompt))
+        tails = dict(zip(labels, token_ids(tokenizer, [blank + label for label in labels])))
+        if any(a != b and tails[a] == tails[b][:len(tails[a])] for a in labels for b in labels):
+            tails = {label: ids + [tokenizer.eos_token_id] for label, ids in tails.items()}
+        for k in range(0, len(rows), batch_size):
+            owners, chosen = zip(*rows[k:k + batch_size])
+            for i, right, scores in zip(owners, *_score_batch(model, chosen, tails, tokenizer.pad_token_id, device)):
+                exact[i], options[i] = exact[i] or right, scores
     return exact, options
 
 
-def _score_batch(model, rows: list[Encoded], tails: dict[str, list[int]], pad: int, device):
+def _score_batch(model, rows: tuple[Encoded, ...], tails: dict[str, list[int]], pad: int, device):
     batch = collate(rows, pad, device)
     onward = {tuple(ids[:-1]) for ids in tails.values()} - {()}      # beginnings of labels, to be read from the cache
     onward = [path for path in sorted(onward) if not any(len(o) > len(path) and o[:len(path)] == path for o in onward)]
@@ -95,6 +99,7 @@ def generate(model, tokenizer, examples: list[Example], max_length: int = 1024, 
         ids = torch.tensor([[tokenizer.pad_token_id] * (length - len(rows[i].prompt)) + rows[i].prompt for i in chosen], device=device)
         mask = torch.tensor([[0] * (length - len(rows[i].prompt)) + [1] * len(rows[i].prompt) for i in chosen], device=device)
         out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
+                             repetition_penalty=1.0,                 # some bases bring another: that is not greedy
                              eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
         for i, text in zip(chosen, tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)):
             answers[i] = text.strip()
