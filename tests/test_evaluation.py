@@ -67,7 +67,8 @@ def test_exact_is_what_greedy_decoding_writes(models, kind):
             texts = generate(model, tokenizer, examples, batch_size=9, max_new_tokens=5)
             for text, example, same in zip(texts, examples, exact):         # special tokens leave no text: then text says less
                 if same != (text == example.answers[0]):
-                    assert not same and min(literal_greedy(model, tokenizer, example.prompt, 5)[:-1]) < 4
+                    said = literal_greedy(model, tokenizer, example.prompt, 5)
+                    assert not same and any(not 3 < token < len(tokenizer) for token in said[:-1])
             right += exact
     assert 0.05 < sum(right) / len(right) < 0.95            # the comparison saw both kinds
 
