@@ -44,8 +44,10 @@ def pack(value: Any) -> tuple[Any, dict[str, torch.Tensor]]:
     def walk(value, name):
         if isinstance(value, torch.Tensor):
             value = value.detach()
-            key = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else (name,)
+            key = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else (len(seen),)
             if key not in seen:
+                while name in tensors:                               # the keys "a.b" and "a", "b" are two places of one name
+                    name += "_"
                 seen[key] = name
                 tensors[name] = value.to("cpu", copy=True, memory_format=torch.contiguous_format)
             return {"tensor": seen[key]}

@@ -1,6 +1,7 @@
 """A toy stream for the tests of the loop: three tiny tasks, labels of several words, labels that begin with others, free text."""
 import gc
 import json
+import os
 import random
 from pathlib import Path
 
@@ -70,3 +71,35 @@ def contents(folder: Path) -> dict[str, bytes]:
             data = repr({key: value for key, value in json.loads(data).items() if not key.startswith("seconds")}).encode()
         found[str(file.relative_to(folder))] = data
     return found
+
+
+CHANGES = ("replace", "rename", "mkdir", "unlink", "rmdir", "fsync")             # functions of os that change a disk, or see to it
+
+
+def before_each_change(act):
+    """From now on act(n) is called before the n-th change on disk by Python; returns a function that ends this."""
+    kept, count = {name: getattr(os, name) for name in CHANGES}, [0]
+
+    def wrapped(name):
+        def function(*arguments, **options):
+            count[0] += 1
+            act(count[0])
+            return kept[name](*arguments, **options)
+        return function
+
+    for name in CHANGES:
+        setattr(os, name, wrapped(name))
+    return lambda: [setattr(os, name, kept[name]) for name in CHANGES]
+
+
+def in_child(act) -> int:
+    """act() in a forked process: its exit status, minus the signal's number where one killed it."""
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            act()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
