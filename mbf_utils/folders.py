@@ -82,7 +82,7 @@ def read_folder(path, order=None, seed: int = 0, limit: int | None = None, named
     if copies:
         warnings.warn(f"dev.json and test.json have the same rows in {root} for {', '.join(copies)}: "
                       "choosing a model or a setting on dev there chooses on test.", stacklevel=2)
-    return Stream(root.resolve().name, order_name, tuple(tasks))
+    return Stream(root.resolve().name, order_name, tuple(tasks), named=bool(named) and any(found[name][0] for name in names))
 
 
 def _scan(root: Path) -> dict[str, tuple[str | None, Path]]:
@@ -145,8 +145,7 @@ def _olora_task(folder: Path, task_type: str, named: bool) -> tuple[dict[str, li
 
 
 def _sapt_task(folder: Path, _type: None, _named: bool) -> tuple[dict[str, list[Example]], tuple[str, ...]]:
-    long = _key(folder.name) in [_key(name) for name in ORDERS["long"]["4"]]
-    labels = SUPERNI_LABELS.get(_key(folder.name), ())
+    long, labels = _key(folder.name) in map(_key, ORDERS["long"]["4"]), SUPERNI_LABELS.get(_key(folder.name), ())
     splits = {}
     for split, file, content in _splits(folder):              # train comes first, so that its outputs are the labels
         if not isinstance(content, dict):

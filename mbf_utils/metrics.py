@@ -79,14 +79,14 @@ def forward_transfer(R, baseline, convention: str = "gem") -> float:
     sapt  1/T sum_j (R[j][j] - baseline[j]): score just after learning, baseline that of a model trained on task j
           alone. Another quantity of the same name.                     SAPT's paper; its score.py takes baseline = 50.94
     """
-    R = _matrix(R, square=False)
+    R = _matrix(R)
     T = len(R)
     values = _numbers([baseline] * T if np.ndim(baseline) == 0 else baseline, "the baseline")
     if len(values) < T:
         raise InputError(f"expected a baseline score for each of the {T} tasks, found {len(values)}; give one a task.")
     rules = {
         "gem": lambda: np.mean([R[j - 1, j] - values[j] for j in range(1, T)]),
-        "sapt": lambda: np.mean(R.diagonal()[:T] - values[:T]),
+        "sapt": lambda: np.mean(R.diagonal() - values[:T]),
     }
     return _apply(rules, convention, T, least=2 if convention == "gem" else 1)
 
@@ -132,8 +132,8 @@ def _apply(rules, convention, T, least=2) -> float:
     return float(rules[convention]()) if T >= least else float("nan")
 
 
-def _matrix(R, square: bool = True) -> np.ndarray:
-    """R as floats, NaN where not measured: (T, T), or with all its columns (tasks to come) where not `square`."""
+def _matrix(R) -> np.ndarray:
+    """R as floats (T, T), NaN where not measured; the columns of tasks to come are cut off."""
     rows = R if isinstance(R, (list, tuple)) else np.asarray(R, dtype=object)
     if not isinstance(rows, (list, tuple)) and rows.ndim == 0:
         raise InputError(f"expected the accuracy matrix as a list of rows, found {type(R).__name__}; give [[60], [75, 50]].")
@@ -148,7 +148,7 @@ def _matrix(R, square: bool = True) -> np.ndarray:
     full = np.full((len(rows), widest), np.nan)
     for i, row in enumerate(rows):
         full[i, :len(row)] = row
-    return full[:, :len(rows)] if square else full
+    return full[:, :len(rows)]
 
 
 def _numbers(values, where: str) -> np.ndarray:

@@ -44,8 +44,7 @@ def load_stream(name_or_path, order=None, seed: int = 0, limit: int | None = Non
         raise InputError(f"expected the folder with the files of the benchmark {name!r}, found its name, and this release does "
                          "not fetch it from the Hub yet; give the path of the folder.")
     if isinstance(name, Path) or _is_folder(name) or any(mark in name for mark in "/\\") or name.startswith(("~", ".")):
-        named = named is None or named
-        return replace(read_folder(name, order=order, seed=seed, limit=limit, named=named), named=named)
+        return read_folder(name, order=order, seed=seed, limit=limit, named=named is None or named)
     likely = get_close_matches(name, WORLDS + BENCHMARKS)
     raise InputError(f"expected {', '.join(WORLDS + BENCHMARKS)} or a folder, found {brief(name)}, which is neither"
                      + (f"; did you mean {' or '.join(likely)}?" if likely else "; check the name or the path."))
@@ -60,4 +59,4 @@ def _split(name_or_path):
 
 
 def _is_folder(name: str) -> bool:
-    return name not in WORLDS + BENCHMARKS and os.path.isdir(os.path.expanduser(name))
+    return os.path.isdir(os.path.expanduser(name))

@@ -89,6 +89,7 @@ def test_olora_prompts(tmp_path, place):
     start = len(prompt) - len("\nAnswer:") - len(sentence)
     assert task.train == task.test == [Example(prompt, (labels[1],), (start, start + len(sentence)))]
     assert task.name == place.split("/")[1] and task.labels == tuple(labels)
+    assert read_folder(tmp_path).named and not read_folder(tmp_path, named=False).named
     bare = read_folder(tmp_path, named=False)[0].train[0]
     assert bare.prompt == prompt.split("\n", 2)[2] and bare.prompt[slice(*bare.body)] == sentence
 
@@ -122,7 +123,7 @@ def test_superni_prompts(tmp_path, definition):
     prompt = "Definition: Sum it up.\n\nNow complete the following example -\nInput:  Mira: hi\nOutput: "
     start = prompt.index(" Mira")
     assert read_folder(tmp_path)[0].train == [Example(prompt, ("They talk.", "Talk."), (start, start + len(" Mira: hi")))]
-    assert read_folder(tmp_path, named=False)[0].train == read_folder(tmp_path)[0].train
+    assert read_folder(tmp_path, named=False) == read_folder(tmp_path) and not read_folder(tmp_path).named
 
 
 def test_real_olora_rows(real_rows):

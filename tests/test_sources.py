@@ -1,5 +1,6 @@
 """load_stream: what a name or a path is taken for, and that everything else of the call arrives there."""
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,7 +48,7 @@ def test_a_stream_passes_through():
     (dict(name_or_path="world-5:yelp, yahoo"), "world-5", ["yelp", "yahoo"], False),
 ])
 def test_the_world_is_asked(calls, call, name, order, named):
-    load_stream(**call, seed=7, limit=5)
+    assert load_stream(**call, seed=7, limit=5).named == named
     assert calls == [(name, {"order": order, "seed": 7, "limit": 5, "named": named})]
 
 
@@ -73,14 +74,15 @@ def test_a_folder_by_text_and_by_path(folder, monkeypatch):
 def test_seed_limit_and_named_reach_the_folder(folder):
     assert load_stream(folder)["yelp"].train[0].prompt.startswith("Task:SC\nDataset:yelp\n")          # as O-LoRA has it
     assert load_stream(folder, named=False)["yelp"].train[0].prompt.startswith("What is the sentiment")
+    assert load_stream(folder).named and not load_stream(folder, named=False).named
     few = load_stream(folder, limit=2, seed=1)
     assert {len(split) for task in few for split in (task.train, task.dev, task.test)} == {2}
     assert few != load_stream(folder, limit=2, seed=2)
 
 
 def test_a_colon_in_a_folders_own_name(folder):
-    odd = folder.rename(folder.with_name("bench:yelp"))
-    assert load_stream(str(odd)).names == ["amazon", "yelp"]
+    odd = shutil.copytree(folder, folder.with_name("bench:yelp"))
+    assert load_stream(str(odd)).names == ["amazon", "yelp"]                      # not the order yelp of bench
     assert load_stream(f"{odd}:yelp").names == ["yelp"]
 
 
