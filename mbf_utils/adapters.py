@@ -38,7 +38,11 @@ class Adapted:
         self.rank, self.scaling, self.targets = rank, alpha / rank, targets
         _check_targets(model, targets)
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
-        self.model: PeftModel = get_peft_model(model, config)
+        if hasattr(model, "peft_config"):
+            raise InputError("expected a base model without adapters, found one that wears some: merge_and_unload() or unload() them first")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)         # PEFT 0.21 on transformers 5.2x
+            self.model: PeftModel = get_peft_model(model, config)
         self.layers: dict[str, LoraLayer] = {
             name.removeprefix(PREFIX): module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)}
         self.sites = {path: (layer.in_features, layer.out_features) for path, layer in self.layers.items()}

@@ -127,8 +127,8 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
                  if out is None and accelerator.is_main_process else None)
     folder = Path(main(lambda: temporary.name if temporary else out))
     config = _config(stream, name, method, model, seed, settings, accelerator)
-    with Store(folder, config, resume, main) as store, \
-            installed(model, _targets(settings), settings.rank, settings.alpha, settings.dropout) as adapted:
+    with installed(model, _targets(settings), settings.rank, settings.alpha, settings.dropout) as adapted, \
+            Store(folder, config, resume, main) as store:
         done = store.finished()
         if done:
             method.memory = store.memory(adapted.device)
@@ -174,6 +174,7 @@ def _learn(index: int, stream: Stream, method: Method, adapted: Adapted, tokeniz
         (folder / "log.json").write_text(json.dumps(log, indent=1))
 
     store.commit_task(index, data.name, write, settings.keep)
+    method.memory = store.memory(adapted.device)    # go on from what is stored, as a resumed run does
 
 
 def _score(adapted: Adapted, tokenizer, task, settings: Settings):
