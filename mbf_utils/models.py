@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging
 from transformers.utils import logging
 
 from mbf_utils.errors import InputError
@@ -38,6 +40,19 @@ def choose_dtype(dtype="auto", device: str = "cpu") -> torch.dtype:
     if dtype not in DTYPES:
         raise InputError(f"dtype is auto, {', '.join(DTYPES)} or a torch.dtype, not {dtype!r}.")
     return DTYPES[dtype]
+
+
+@contextmanager
+def no_bars(wanted: bool = True):
+    """Without the progress bars of transformers: reading local files is a moment."""
+    shown = logging.is_progress_bar_enabled()
+    if wanted:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _quantization(quantize, device: str, dtype: torch.dtype):
@@ -84,15 +99,14 @@ def load_model(name_or_path="tiny", device="auto", dtype="auto", quantize=None):
     dtype = choose_dtype(dtype, device)
     quantization = _quantization(quantize, device, dtype)
     local = place != name or Path(place).is_dir()
-    if local:
-        logging.disable_progress_bar()                          # of "Loading weights": a moment for a local file
     failed = None
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            place, dtype=dtype, quantization_config=quantization, attn_implementation="sdpa", use_safetensors=True,
-            trust_remote_code=False, local_files_only=local, device_map={"": device} if quantization else None)
-    except (OSError, ValueError) as error:
+        with no_bars(local):
+            model = AutoModelForCausalLM.from_pretrained(
+                place, dtype=dtype, quantization_config=quantization, attn_implementation="sdpa", use_safetensors=True,
+                trust_remote_code=False, local_files_only=local, device_map={"": device} if quantization else None)
+    except (OSError, ValueError, ImportError) as error:         # also: no connection, a package that a tokenizer needs
         failed = str(error).strip().splitlines()[0]
     if failed is not None:
         raise InputError(f"the model {name!r} could not be loaded ({failed}); check the name, and when offline that it is "
@@ -101,6 +115,7 @@ def load_model(name_or_path="tiny", device="auto", dtype="auto", quantize=None):
         model.to(device)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     if name in BUILT_IN:                                        # an adapter saved from it then names no path of this machine
         model.name_or_path = model.config._name_or_path = tokenizer.name_or_path = name
     return model.eval().requires_grad_(False), tokenizer

@@ -16,14 +16,15 @@ from typing import Iterator, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mbf_utils import world
+from mbf_utils.adapters import Adapted
 from mbf_utils.errors import InputError
-from mbf_utils.models import load_model, suggested
+from mbf_utils.evaluation import evaluate
+from mbf_utils.models import load_model, no_bars, suggested
 from mbf_utils.words import Writer
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
@@ -163,6 +164,8 @@ def make_base(out, text: list[str] | None = None, size: str = "tiny", steps: int
     out = Path(out)
     if size not in SIZES:
         raise InputError(f"size is one of {', '.join(SIZES)}, not {size!r}.")
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
+        raise InputError(f"steps is a whole number from 1 on, or None for the size's own, not {steps!r}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"the folder {out} exists and is not empty; choose another, or remove it first.")
     if text is not None and (isinstance(text, str) or not any(part.strip() for part in text)):
@@ -180,9 +183,12 @@ def make_base(out, text: list[str] | None = None, size: str = "tiny", steps: int
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        model.save_pretrained(unfinished, safe_serialization=True)
+        with no_bars():
+            model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         (unfinished / "lora.json").write_text(json.dumps(LORA, indent=2) + "\n", encoding="utf-8")
+        for file in unfinished.iterdir():
+            file.chmod(0o644)                                   # a package's files are for everyone to read
         os.replace(unfinished, out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -213,18 +219,6 @@ def _learn(model, examples: list, plan: dict) -> None:
         optimizer.zero_grad()
 
 
-@torch.no_grad()
-def _right(model, tokenizer, examples: list, labels: tuple[str, ...]) -> float:
-    """Share of examples whose likeliest label is the right one. Likeliest: the sum of log p over the label and the end."""
-    scores = []
-    for label in labels:
-        ids, weights = _padded([_row(tokenizer, example.prompt, label) for example in examples])
-        logs = -F.cross_entropy(model(input_ids=ids).logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
-        scores.append((logs * weights[:, 1:]).sum(1))           # (examples,)
-    best = torch.stack(scores, 1).argmax(1).tolist()
-    return sum(labels[place] in example.answers for place, example in zip(best, examples)) / len(examples)
-
-
 def accept(name_or_path="tiny", seed: int = 0, tasks=None) -> dict[str, float]:
     """What a fresh LoRA learns on a base: {task of world-15: share of right answers among the label options, on dev rows}.
 
@@ -237,7 +231,7 @@ def accept(name_or_path="tiny", seed: int = 0, tasks=None) -> dict[str, float]:
         plan = suggested(model)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            get_peft_model(model, LoraConfig(r=plan["rank"], lora_alpha=plan["alpha"], target_modules=plan["targets"]))
+            Adapted(model, plan["targets"], plan["rank"], plan["alpha"])
             _learn(model, [_row(tokenizer, example.prompt, example.answers[0]) for example in task.train], plan)
-        table[task.name] = _right(model, tokenizer, task.dev, task.labels)
+        table[task.name] = evaluate(model, tokenizer, task, split="dev").options / 100
     return table
