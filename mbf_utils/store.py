@@ -89,7 +89,9 @@ def save_value(value: Any, stem: Path) -> None:
 
 
 def load_value(stem: Path, device="cpu") -> Any:
-    return unpack(json.loads(stem.with_suffix(".json").read_text()), load_file(stem.with_suffix(".safetensors"), device=str(device)))
+    """The value that `save_value` wrote. Copied out of the file's own memory: a matrix product may differ by alignment."""
+    tensors = load_file(stem.with_suffix(".safetensors"), device=str(device))
+    return unpack(json.loads(stem.with_suffix(".json").read_text()), {name: tensor.clone() for name, tensor in tensors.items()})
 
 
 def table(rows: list[list[float]], names: list[str]) -> pd.DataFrame:

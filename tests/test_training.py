@@ -19,6 +19,7 @@ from mbf_utils.lora import Pair, Start, copied
 from mbf_utils.method import Method, Task, seed_of
 from mbf_utils.methods import METHODS
 from mbf_utils.methods.olora import OLoRA
+from mbf_utils.runs import Run
 from mbf_utils.store import pack, unpack
 from mbf_utils.training import Settings, accelerator_for, train_task, window_plan
 
@@ -463,6 +464,19 @@ from test_training import parallel_cases
 accelerator = Accelerator(cpu=True)
 assert accelerator.num_processes == 2, accelerator.num_processes
 found = parallel_cases(accelerator, batch_size=2)
+from toy import FAST, toy_model, toy_stream
+from mbf_utils.errors import InputError
+from mbf_utils.runs import run_stream, walk_stream
+settings = {{**FAST, "dropout": 0.3, "batch_size": 1, "checkpoint_minutes": 0}}
+folder = {out!r} + "-run"
+next(walk_stream(toy_stream(), "slao", toy_model(), out=folder, **settings))             # left after one task
+accelerator.wait_for_everyone()
+found["run"] = torch.tensor(run_stream(toy_stream(), "slao", toy_model(), out=folder, **settings).options.values)
+found["temporary"] = torch.tensor(run_stream(toy_stream(), "slao", toy_model(), **settings).options.values)
+try:
+    run_stream(toy_stream(), "slao", toy_model(), out=folder, seed=1, **settings)
+except InputError as error:
+    found["refused"] = str(error)
 accelerator.wait_for_everyone()
 torch.save(found, {out!r} + str(accelerator.process_index))
 torch.distributed.destroy_process_group()
@@ -495,6 +509,12 @@ def test_two_processes_learn_what_one_with_the_same_effective_batch_learns(tmp_p
     done = distributed(script)
     assert done.returncode == 0, done.stderr[-3000:]
     here, there = (torch.load(tmp_path / f"found{rank}") for rank in (0, 1))
+    assert here["refused"] == there["refused"] and "seed = 1" in here["refused"]
+    for name in ("run", "temporary"):                       # the folder is one, and what was read from it too
+        assert torch.equal(here[name].nan_to_num(-1), there[name].nan_to_num(-1))
+    assert torch.equal(here["run"].nan_to_num(-1), here["temporary"].nan_to_num(-1))    # resumed or not
+    run = Run(tmp_path / "found-run")
+    assert run.config["effective_batch"] == 4 and len(run.logs) == 3 and not list(run.folder.rglob(".*.tmp"))
     one = parallel_cases(Accelerator(cpu=True), batch_size=4)
     assert (one["gates"] - 1).abs().max() > 1e-3
     for name, expected in one.items():

@@ -1,0 +1,286 @@
+"""Whole runs on the toy stream: the matrix, the folder, the model that comes back, and every method there is."""
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+import pytest
+import torch
+from peft import PeftModel
+from toy import FAST, contents, toy_model, toy_stream
+
+from mbf_utils import evaluation
+from mbf_utils.errors import InputError
+from mbf_utils.method import Method, Task
+from mbf_utils.methods import METHODS
+from mbf_utils.methods.references import MultiTask
+from mbf_utils.methods.slao import SLAO
+from mbf_utils.runs import Run, fingerprint, run_stream, walk_stream
+from mbf_utils.store import pack, unpack
+
+NAMES = ["single", "prefixes", "free"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return toy_model()
+
+
+@pytest.fixture(scope="module")
+def stream():
+    return toy_stream()
+
+
+@pytest.fixture(scope="module")
+def run(stream, model):
+    return run_stream(stream, "slao", model, **FAST)
+
+
+def equal(one, other) -> bool:
+    return list(one) == list(other) and all(torch.equal(one[path].A, other[path].A) and torch.equal(one[path].B, other[path].B) for path in one)
+
+
+# what a run tells
+
+def test_the_matrix_has_a_row_after_and_a_column_for_every_task_and_is_measured_up_to_the_diagonal(run):
+    for frame, labelled in ((run.matrix, [True] * 3), (run.options, [True, True, False])):
+        assert list(frame.columns) == list(frame.index) == NAMES
+        for i in range(3):
+            for j in range(3):
+                assert math.isnan(frame.iloc[i, j]) == (j > i or not labelled[j])
+        assert frame.stack().dropna().between(0, 100).all()
+
+
+def test_the_summary_reads_the_matrix_and_the_log(run):
+    summary, matrix = run.metrics(), run.matrix.to_numpy()
+    assert summary["AA"] == pytest.approx(matrix[-1].mean()) and "FWT" not in summary
+    assert summary["BWT"] == pytest.approx((matrix[-1] - matrix.diagonal())[:-1].mean())
+    assert summary["learning_accuracy"] == pytest.approx(matrix.diagonal().mean())
+    assert summary["general_loss"] == run.logs[-1]["general_loss"] == run.general.iloc[-1]
+    assert list(run.general.index) == NAMES and [len(log["losses"]) for log in run.logs] == [2, 2, 2]
+    assert repr(run) == f"Run(slao on toy, 3 of 3 tasks, {run.folder})"
+
+
+def test_equal_seeds_give_equal_bytes_and_another_seed_another_run(stream, model, run, tmp_path):
+    torch.manual_seed(99)                                            # what was drawn before does not matter
+    again = run_stream(stream, "slao", model, out=tmp_path / "again", **FAST)
+    assert contents(again.folder) == contents(run.folder)
+    other = run_stream(stream, "slao", model, seed=1, **FAST)
+    assert contents(other.folder).keys() == contents(run.folder).keys()
+    for i in (1, 2, 3):
+        assert not equal(other.lora(i), run.lora(i))
+
+
+def test_a_walk_stops_after_every_task_and_ends_where_a_run_ends(stream, model, run, tmp_path):
+    lengths = []
+    for walked in walk_stream(stream, "slao", model, out=tmp_path / "walk", **FAST):
+        lengths.append((len(walked.logs), walked.matrix.shape))
+    assert lengths == [(1, (1, 3)), (2, (2, 3)), (3, (3, 3))]
+    assert contents(walked.folder) == contents(run.folder)
+
+
+def test_a_walk_left_early_frees_the_folder_and_the_model(stream, run, tmp_path):
+    model, tokenizer = toy_model()
+    modules = [name for name, _ in model.named_modules()]
+    walk = walk_stream(stream, "slao", (model, tokenizer), out=tmp_path / "walk", **FAST)
+    next(walk)
+    walk.close()
+    assert [name for name, _ in model.named_modules()] == modules
+    assert contents(run_stream(stream, "slao", (model, tokenizer), out=tmp_path / "walk", **FAST).folder) == contents(run.folder)
+
+
+def test_a_run_can_be_opened_from_its_folder_while_and_after_it_goes_on(run):
+    opened = Run(str(run.folder))
+    assert opened.method == "slao" and opened.names == NAMES
+    pd.testing.assert_frame_equal(opened.matrix, run.matrix)
+    with pytest.raises(InputError, match="expected a run in"):
+        Run(run.folder / "tasks")
+
+
+def test_result_and_tuned_are_the_methods_own(run):
+    """SLAO: the first result is what was trained; later A is what was trained and B is merged at 1 / sqrt(i)."""
+    assert equal(run.lora(1, "result"), run.lora(1, "tuned"))
+    for i in (2, 3):
+        before, tuned, result = run.lora(i - 1), run.lora(i, "tuned"), run.lora(i)
+        for path, pair in result.items():
+            assert torch.equal(pair.A, tuned[path].A)
+            assert torch.allclose(pair.B, before[path].B + (tuned[path].B - before[path].B) / math.sqrt(i), atol=1e-6)
+            assert not torch.allclose(pair.B, tuned[path].B, atol=1e-3)
+    for wrong in ((0, "result"), (4, "result"), (1, "merged")):
+        with pytest.raises(InputError, match="expected a task from 1 to 3"):
+            run.lora(*wrong)
+
+
+@pytest.mark.parametrize("method", ["slao", "inclora", "task_arithmetic"])
+def test_saved_adapters_are_the_model_that_was_scored_and_load_in_stock_peft(stream, method, monkeypatch):
+    """The logits that scoring saw last are those of PEFT's own loading, to the last bit."""
+    model, tokenizer = toy_model()
+    ids, seen = torch.tensor([[2, 5, 9, 13, 26]]), []
+
+    def watching(worn, *arguments, **options):
+        with torch.no_grad():
+            seen.append(worn(input_ids=ids).logits)
+        return evaluation.general_loss(worn, *arguments, **options)
+
+    monkeypatch.setattr("mbf_utils.runs.general_loss", watching)
+    run = run_stream(stream, method, (model, tokenizer), **FAST)
+    monkeypatch.undo()
+    folders = sorted((run.folder / "tasks").iterdir())
+    assert len(seen) == 3 and not torch.equal(seen[0], seen[1])
+    for folder, logits in zip(folders, seen):
+        base, _ = toy_model()
+        loaded = PeftModel.from_pretrained(base, folder / "result").eval()
+        with torch.no_grad():
+            assert torch.equal(loaded(input_ids=ids).logits, logits), folder.name
+        PeftModel.from_pretrained(toy_model()[0], folder / "tuned")
+
+
+# the model
+
+def test_the_model_comes_back_bit_for_bit_and_serves_again(stream, run):
+    model, tokenizer = toy_model()
+    next(model.parameters()).requires_grad_(True)
+    before = [(name, p, p.clone(), p.requires_grad) for name, p in model.named_parameters()]
+    print_before = fingerprint(model)
+    for method in ("olora", "slao"):
+        last = run_stream(stream, method, (model, tokenizer), **FAST)
+        assert [name for name, *_ in before] == [name for name, _ in model.named_parameters()]
+        assert all(p is q and torch.equal(p, value) and p.requires_grad == grad and p.grad is None
+                   for (_, p, value, grad), q in zip(before, model.parameters()))
+        assert not hasattr(model, "peft_config") and not model.training and fingerprint(model) == print_before
+        assert not any(module._forward_hooks for module in model.modules())
+    assert contents(last.folder) == contents(run.folder)
+
+
+def test_the_model_comes_back_also_from_a_run_that_fails(stream):
+    model, tokenizer = toy_model()
+    modules = [name for name, _ in model.named_modules()]
+
+    @dataclass
+    class Fails(Method):
+        def after_step(self, live, task):
+            if task.index == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stream(stream, Fails(), (model, tokenizer), **FAST)
+    assert [name for name, _ in model.named_modules()] == modules
+
+
+def test_another_models_weights_are_another_fingerprint():
+    assert fingerprint(toy_model(0)[0]) == fingerprint(toy_model(0)[0]) != fingerprint(toy_model(1)[0])
+
+
+# what is scored with which adapter
+
+def test_where_the_task_is_known_each_task_is_scored_with_its_own_adapter(stream, model, monkeypatch):
+    worn = []
+
+    def watching(adapted_model, tokenizer, task, *rest):
+        layer = adapted_model.base_model.model.model.layers[0].self_attn.q_proj
+        worn.append((task.name, layer.lora_B["default"].weight.detach().clone()))
+        return evaluation.evaluate(adapted_model, tokenizer, task, *rest)
+
+    monkeypatch.setattr("mbf_utils.runs.evaluate", watching)
+    run = run_stream(stream, "per_task", model, **FAST)
+    assert [name for name, _ in worn] == ["single", "single", "prefixes", "single", "prefixes", "free"]
+    own = {name: run.lora(i)["model.layers.0.self_attn.q_proj"].B for i, name in enumerate(NAMES, 1)}
+    assert all(torch.equal(B, own[name]) for name, B in worn)
+    assert run.metrics()["BWT"] == 0 == run.metrics()["forgetting"]
+
+
+def test_multi_task_trains_on_all_rows_so_far_and_keeps_nothing_else(stream, model):
+    run = run_stream(stream, "multi_task", model, **FAST)
+    assert [len(log["losses"]) for log in run.logs] == [2, 3, 5]             # 6, 12 and 18 rows in windows of 4
+    learned, seen = MultiTask(), []
+    for data in stream:
+        task = Task(1, data.name, data.train, 2, 2.0, {}, 0)
+        seen += data.train
+        assert learned.data(task) == seen                            # bodies and answers come back as they were
+        learned.finish({}, task)
+        learned.memory = unpack(*pack(learned.memory))
+
+
+def test_unseen_tasks_are_scored_too_and_give_forward_transfer(stream, model, run, tmp_path):
+    full = run_stream(stream, "slao", model, unseen=True, **FAST)
+    assert full.matrix.notna().all(axis=None) and full.options[["single", "prefixes"]].notna().all(axis=None)
+    matrix, log = full.matrix.to_numpy(), full.logs[0]
+    lower = run.matrix.to_numpy()
+    assert all(matrix[i, j] == lower[i, j] for i in range(3) for j in range(i + 1))
+    base = [evaluation.evaluate(*model, task, max_length=32, max_new_tokens=4) for task in stream]
+    assert log["baseline"] == [score.exact for score in base]
+    assert full.metrics()["FWT"] == pytest.approx(sum(matrix[j - 1, j] - log["baseline"][j] for j in (1, 2)) / 2)
+    options = full.options.to_numpy()
+    assert log["baseline_options"][:2] == [score.options for score in base[:2]]
+    assert all(equal(full.lora(i), run.lora(i)) for i in (1, 2, 3))          # scoring more changes no training
+
+
+def test_settings_are_chosen_on_other_rows_than_those_reported(stream, model, monkeypatch):
+    splits = []
+    monkeypatch.setattr("mbf_utils.runs.evaluate", lambda m, t, task, split, *rest: splits.append(split) or evaluation.Score(1.0, 2.0))
+    for split in ("test", "dev"):
+        splits.clear()
+        run = run_stream(stream, "zero_shot", model, **{**FAST, "evaluate_on": split})
+        assert set(splits) == {split} and run.config["settings"]["evaluate_on"] == split
+    with pytest.raises(InputError, match="expected evaluate_on to be test or dev"):
+        run_stream(stream, "zero_shot", model, **{**FAST, "evaluate_on": "train"})
+
+
+# methods by name and by value, and what the folder says of them
+
+def test_a_method_may_be_given_as_an_object(stream, model, run, tmp_path):
+    given = run_stream(stream, SLAO(), model, **FAST)
+    assert contents(given.folder) == contents(run.folder)
+    mean = run_stream(stream, SLAO(schedule=lambda i: 1 / i), model, **FAST)
+    assert mean.config["method"]["name"] == mean.config["method"]["class"].lower() == "slao"
+    assert mean.config["method"]["schedule"] == [1, 1 / 2, 1 / 3]
+    assert run.config["method"]["schedule"] == [i ** -0.5 for i in (1, 2, 3)]
+    resumed = run_stream(stream, SLAO(schedule=lambda i: 1.0 / i), model, out=mean.folder, **FAST)
+    assert len(resumed.logs) == 3
+    with pytest.raises(InputError, match="another run with method"):
+        run_stream(stream, SLAO(), model, out=mean.folder, **FAST)
+    with pytest.raises(InputError, match="not learned yet"):
+        used = SLAO()
+        used.memory["x"] = 1
+        run_stream(stream, used, model, **FAST)
+
+
+@pytest.mark.parametrize("call, sentence", [
+    (dict(method="slow"), "expected a method among slao, .*found 'slow'"), (dict(learning_rate=1), "expected settings among .*found learning_rate"),
+    (dict(lr=-1), "expected lr above 0, found -1"), (dict(targets=["nothing"]), "expected targets among .*found 'nothing'"),
+    (dict(stream="nowhere"), "'nowhere'")])
+def test_what_is_unknown_is_refused_in_one_sentence_before_anything_is_written(stream, model, tmp_path, call, sentence):
+    given = {**FAST, "stream": stream, "method": "slao", "out": tmp_path / "run", **call}
+    with pytest.raises(InputError, match=sentence) as caught:
+        run_stream(given.pop("stream"), given.pop("method"), model, **given)
+    assert "\n" not in str(caught.value)
+    assert [name for name, _ in model[0].named_modules() if "lora" in name] == []
+
+
+def test_two_tasks_of_one_name_are_refused(stream, model):
+    twice = dataclasses.replace(stream, tasks=(stream[0], stream[0]))
+    with pytest.raises(InputError, match="expected tasks of different names"):
+        run_stream(twice, "slao", model, **FAST)
+
+
+def test_the_last_adapters_alone_are_kept_where_disk_is_short(stream, model, run):
+    short = run_stream(stream, "slao", model, **{**FAST, "keep": "last"})
+    assert equal(short.lora(3), run.lora(3)) and equal(short.lora(3, "tuned"), run.lora(3, "tuned"))
+    pd.testing.assert_frame_equal(short.matrix, run.matrix)
+    assert len(short.logs) == 3
+    with pytest.raises(InputError, match="keeps the last one only"):
+        short.lora(1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_the_toy_stream_resumed_after_each_task_as_in_one_go(stream, model, method, tmp_path):
+    whole = run_stream(stream, method, model, out=tmp_path / "whole", **FAST)
+    for _ in stream:                                                 # a new method object for every task
+        next(walk_stream(stream, method, model, out=tmp_path / "resumed", **FAST))
+    assert contents(tmp_path / "resumed") == contents(whole.folder)
+    assert whole.method == method and whole.matrix.shape == (3, 3)
+    assert all(math.isfinite(loss) for log in whole.logs for loss in log["losses"] + [log["general_loss"]])
+    for i in (1, 2, 3):
+        for which in ("result", "tuned"):
+            assert all(factor.isfinite().all() for pair in whole.lora(i, which).values() for factor in pair)
+    assert all(math.isfinite(whole.metrics()[name]) for name in ("AA", "BWT", "forgetting", "learning_accuracy"))
