@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
     base = command("make-base", _make_base, "pretrain a small Llama from scratch: on the offline world's text or on your own")
     base.add_argument("out", help="new folder")
-    base.add_argument("--text", help="a text file (one document a line) or a stream's folder (its training texts, without the answers)")
+    base.add_argument("--text", help="a text file (one document a line) or a stream, as CL_Benchmark:4 (its training texts, without the answers)")
     base.add_argument("--size", default=None, help="tiny, small, or text; default: tiny, with --text text")
     base.add_argument("--steps", type=int, help="default: the size's own number")
     base.add_argument("--seed", type=int, default=0)
@@ -176,20 +176,20 @@ def _report(arguments) -> None:
 
 def _make_base(arguments) -> None:
     from .pretrain import make_base
-    text = _texts(Path(arguments.text)) if arguments.text else None
+    text = _texts(arguments.text) if arguments.text else None
     size = arguments.size or ("text" if text else "tiny")
     print(make_base(arguments.out, text, size, arguments.steps, arguments.seed, arguments.vocab_size))
 
 
-def _texts(path: Path) -> list[str]:
+def _texts(source: str) -> list[str]:
     """A text file's lines, or the bodies of a stream's training prompts (never the answers)."""
-    if path.is_dir():
+    if not Path(source).is_file():
         from .sources import load_stream
-        return [row.prompt[slice(*row.body)] if row.body else row.prompt for task in load_stream(path) for row in task.train]
+        return [row.prompt[slice(*row.body)] if row.body else row.prompt for task in load_stream(source) for row in task.train]
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = Path(source).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected UTF-8 text in {path}, found: {error}") from None
+        raise InputError(f"expected UTF-8 text in {source}, found: {error}") from None
     return [line for line in lines if line.strip()]
 
 

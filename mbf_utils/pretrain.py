@@ -30,7 +30,7 @@ from mbf_utils.words import Writer
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 POSITIONS = 512
-WINDOW = 128                                                    # own text is cut into pieces of at most that many tokens
+WINDOW = 256                                                    # own text is cut into pieces of at most that many tokens
 REPLY = 8.0                                                     # weight of a reply's tokens in the loss; others 1
 
 
@@ -47,7 +47,7 @@ class Size(NamedTuple):
 SIZES = {                                                       # parameters: 188 thousand, 0.9 and 2.6 million
     "tiny": Size(64, 3, 4, 160, steps=3000, batch=96, lr=4e-3),
     "small": Size(128, 4, 4, 384, steps=6000, batch=96, lr=2e-3),
-    "text": Size(192, 4, 6, 512, steps=2000, batch=32, lr=2e-3),
+    "text": Size(192, 4, 6, 512, steps=700, batch=16, lr=2e-3),
 }
 LORA = {"targets": "all-linear", "rank": 8, "alpha": 16, "dropout": 0.0, "lr": 0.005, "epochs": 2, "batch_size": 32, "accumulation": 1,
         "warmup": 0.05, "schedule": "linear", "max_length": 512}
