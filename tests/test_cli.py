@@ -1,0 +1,156 @@
+"""The command: what it prints and writes, and one sentence with exit code 2 for bad input."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mbf_utils.cli import main
+from mbf_utils.runs import Run
+
+QUICK = ["--limit", "40", "--epochs", "1"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two seeds of SLAO and one of sequential LoRA on a small world-5."""
+    folder = tmp_path_factory.mktemp("runs")
+    for method, seed in (("slao", 0), ("slao", 1), ("seqlora", 0)):
+        assert main(["run", "world-5", "--method", method, "--seed", str(seed), *QUICK, "--out", str(folder / f"{method}-{seed}")]) == 0
+    return folder
+
+
+def test_run_prints_the_matrix_and_writes_the_run(runs, capsys):
+    out = str(runs / "slao-0")
+    assert main(["run", "world-5", *QUICK, "--out", out]) == 0               # finished already: shown, not trained again
+    printed = capsys.readouterr().out
+    run = Run(out)
+    assert "yelp" in printed and f"{run.metrics()['AA']:.1f}" in printed
+    assert run.config["settings"]["epochs"] == 1 and len(run.logs) == 5
+
+
+def test_report_groups_seeds_and_saves_table_and_figure(runs, tmp_path, capsys):
+    assert main(["report", str(runs), "--save", "small", "--figures", str(tmp_path)]) == 0
+    import pandas as pd
+    table, each = pd.read_csv(tmp_path / "small.csv"), pd.read_csv(tmp_path / "small-runs.csv")
+    slao = table.set_index("method").loc["slao"]
+    scores = [Run(runs / f"slao-{seed}").metrics()["AA"] for seed in (0, 1)]
+    assert slao.seeds == 2 and slao.AA == pytest.approx(sum(scores) / 2, abs=1e-3)
+    assert slao.AA_sd == pytest.approx(abs(scores[0] - scores[1]) / 2 ** 0.5, abs=1e-3)
+    assert len(each) == 3 and (tmp_path / "small.png").stat().st_size > 5000
+
+
+def test_merge_of_a_run_s_tuned_adapters_is_the_run_s_own_result(runs, tmp_path):
+    import torch
+    from mbf_utils.adapters import load_adapter
+    run = Run(runs / "slao-0")
+    out = tmp_path / "merged"
+    assert main(["merge", *(str(run.adapter(i, "tuned")) for i in range(1, 6)), "--out", str(out)]) == 0
+    merged, result = load_adapter(out), run.lora(5)
+    assert all(torch.equal(x, y) for path in result for x, y in zip(merged[path], result[path]))
+
+
+def test_merge_of_adapters_trained_apart_is_refused(tmp_path, capsys):
+    """The same three tasks, each learned alone from the base: SLAO's merge would be meaningless."""
+    folder = tmp_path / "apart"
+    assert main(["run", "world-5", "--method", "per_task", *QUICK, "--out", str(folder)]) == 0
+    run = Run(folder)
+    assert main(["merge", *(str(run.adapter(i)) for i in (1, 2, 3)), "--out", str(tmp_path / "out")]) == 2
+    assert "independent" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["run", "world-6"], "world-5"),
+    (["run", "world-5", "--order", "7"], "1, 2, 3"),
+    (["run", "world-5", "--method", "slow"], "slao"),
+    (["run", "world-5", "--model", "huge"], "tiny, small"),
+    (["run", "world-5", "--model", "./nowhere"], "nowhere"),
+    (["run", "world-5", "--limit", "0"], "limit"),
+    (["run", "world-5", "--lr", "0"], "lr"),
+    (["run", "world-5", "--targets", "c_attn"], "q_proj"),
+    (["run", "world-5", "--method", "olora", "--set", "lambda=1"], "lambda1"),
+    (["run", "world-5", "--set", "qr"], "FIELD=VALUE"),
+    (["run", "{empty}"], "empty"),
+    (["run", "{empty}/missing"], "missing"),
+    (["report", "{empty}"], "config.json"),
+    (["merge", "{empty}", "{empty}", "--out", "{empty}/out"], "adapter_config.json"),
+    (["make-base", "{full}"], "not empty"),
+    (["make-base", "{empty}/base", "--size", "huge"], "tiny, small"),
+    (["make-base", "{empty}/base", "--text", "{empty}/no.txt"], "no.txt"),
+    (["lab", "--notebooks", "{empty}/missing"], "notebooks"),
+])
+def test_bad_input_is_one_sentence_with_exit_code_2_and_nothing_written(arguments, words, tmp_path, monkeypatch, capsys):
+    empty, full = tmp_path / "empty", tmp_path / "full"
+    empty.mkdir(), full.mkdir()
+    (full / "mine.txt").write_text("x")
+    monkeypatch.chdir(empty)
+    assert main([argument.format(empty=empty, full=full) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mbf: ") and words in error and "Traceback" not in error and error.count("\n") == 1
+    assert not [path for path in empty.rglob("*") if path.is_file() and path.name != ".lock"]
+
+
+def test_an_output_folder_that_holds_another_run_is_refused_and_left_alone(runs, tmp_path, capsys):
+    out = tmp_path / "copy"
+    shutil.copytree(runs / "slao-0", out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for change in (["--method", "seqlora"], ["--seed", "3"], ["--lr", "0.001"], ["--order", "2"], ["--named"], ["--data-seed", "1"]):
+        assert main(["run", "world-5", *QUICK, *change, "--out", str(out)]) == 2
+        assert "another run" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
+    (tmp_path / "letter.txt").write_text("dear")
+    assert main(["run", "world-5", *QUICK, "--out", str(tmp_path)]) == 2
+    assert "letter.txt" in capsys.readouterr().err and sorted(path.name for path in tmp_path.iterdir() if path.name != ".lock") == ["letter.txt"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the limit on file sizes is POSIX's")
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_once_there_is_room(tmp_path):
+    """A real failure of writing: files may not grow beyond 20 kB, so the first adapter does not fit."""
+    command = [sys.executable, "-m", "mbf_utils", "run", "world-5", *QUICK, "--out", str(tmp_path / "run")]
+    done = subprocess.run(["bash", "-c", 'ulimit -f 20; exec "$@"', "bash", *command], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith("mbf: expected room"), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [path for path in (tmp_path / "run").rglob("*") if path.name.endswith(".tmp")]
+    assert not list((tmp_path / "run" / "tasks").iterdir())
+    assert main(command[3:]) == 0 and len(Run(tmp_path / "run").logs) == 5
+
+
+def test_demo_ends_with_both_matrices_the_metrics_and_two_figures(tmp_path, capsys, monkeypatch):
+    import mbf_utils.runs as module
+    whole = module.run_stream
+    monkeypatch.setattr(module, "run_stream", lambda stream, *a, **k: whole(module.load_stream(stream, limit=40), *a, epochs=1, **k))
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("seqlora: exact match", "slao: exact match", "AA", "BWT", "dbpedia"))
+    figures = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert figures == ["forgetting.png", "matrix-slao.png"] and all(name in printed for name in figures)
+
+
+def test_make_base_reads_lines_of_a_file_and_never_a_stream_s_answers(tmp_path, monkeypatch):
+    from mbf_utils import cli
+    (tmp_path / "text.txt").write_text("one line\n\nanother\n", encoding="utf-8")
+    assert cli._texts(str(tmp_path / "text.txt")) == ["one line", "another"]
+    folder = tmp_path / "bench" / "SC" / "yelp"
+    folder.mkdir(parents=True)
+    for split in ("train", "dev", "test"):
+        (folder / f"{split}.json").write_text(json.dumps([{"label": "good", "sentence": f"the {split} soup"}, {"label": "bad", "sentence": f"a {split} bus"}]))
+    (folder / "labels.json").write_text('["good", "bad"]')
+    texts = cli._texts(str(tmp_path / "bench"))
+    assert sorted(texts) == ["a train bus", "the train soup"]
+
+
+def test_version_and_help_are_quick_and_load_no_model():
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "mbf_utils", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("mbf ")
+
+
+def test_the_commands_named_in_the_help():
+    done = subprocess.run([sys.executable, "-m", "mbf_utils", "--help"], capture_output=True, text=True)
+    assert all(name in done.stdout for name in ("demo", "run", "merge", "report", "make-base", "lab"))
+    assert Path(__file__).exists()
