@@ -104,8 +104,8 @@ def clean(cell: nbformat.NotebookNode) -> list:
 def execute(source: Path) -> str:
     """The executed notebook as text."""
     notebook, built_from = read(source), digest(source)
-    NotebookClient(notebook, kernel_name="python3", timeout=900, record_timing=False, store_widget_state=False,
-                   extra_arguments=["--log-level=40"],
+    NotebookClient(notebook, kernel_name="python3", startup_timeout=300, timeout=900, record_timing=False,
+                   store_widget_state=False, extra_arguments=["--log-level=40"],
                    resources={"metadata": {"path": str(HERE)}}).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
