@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from toy import FAST, before_each_change, contents, toy_model, toy_stream
 from mbf_utils import store
 from mbf_utils.errors import InputError
 from mbf_utils.lora import Pair
+from mbf_utils.methods.slao import SLAO
 from mbf_utils.runs import run_stream, walk_stream
 from mbf_utils.store import Store, load_value, pack, read_table, save_value, table, task_folders, write_table
 
@@ -170,10 +173,22 @@ def test_a_folder_in_use_is_refused_until_it_is_free(tmp_path):
 
 def test_a_refusal_frees_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "write_json", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError) as caught:         # kept: with it everything of the refused store is still there
         Store(tmp_path, CONFIG)
     monkeypatch.undo()
     Store(tmp_path, CONFIG).close()
+    assert caught
+
+
+def test_what_another_process_began_while_the_lock_was_awaited_is_seen(tmp_path, monkeypatch):
+    acquire = store.FileLock.acquire
+
+    def late(lock, **options):
+        acquire(lock, **options)
+        store.write_json({**CONFIG, "seed": 1}, tmp_path / "config.json")
+
+    monkeypatch.setattr(store.FileLock, "acquire", late)
+    assert "seed = 1" in refused(tmp_path)
 
 
 def test_checkpoints_of_other_tasks_are_not_taken_and_the_newest_is(tmp_path):
@@ -236,6 +251,44 @@ def test_from_the_disk_of_any_moment_the_run_ends_with_the_same_bytes(tmp_path, 
         assert contents(killed) == expected, (killed.name, whole_tasks)
         assert len(run.logs) == 3
         shutil.rmtree(killed)
+
+
+def test_whatever_is_renamed_into_place_was_forced_to_disk_before_and_its_folder_after(tmp_path, monkeypatch, model):
+    synced, renamed, sync, replace = [], [], store.sync, os.replace
+
+    def replacing(source, target):
+        source = Path(source)
+        if source.name.endswith(".tmp"):
+            assert all(path in synced for path in [source, *source.rglob("*")]), source
+        replace(source, target)
+        renamed.append((Path(target), len(synced)))
+
+    monkeypatch.setattr(store, "sync", lambda path: (synced.append(Path(path)), sync(path)))
+    monkeypatch.setattr(os, "replace", replacing)
+    run_stream(toy_stream()[:2], "slao", model, out=tmp_path / "run", **SETTINGS)
+    assert len(renamed) == 1 + 2 * (1 + 1 + 4)               # the configuration; a checkpoint, a task and four raised files each
+    assert all(target.parent in synced[after:] for target, after in renamed)
+
+
+def test_inside_a_task_a_run_goes_on_from_its_last_checkpoint(tmp_path, model):
+    steps = []
+
+    @dataclass
+    class Counted(SLAO):
+        stop: ClassVar[tuple] = ()
+
+        def after_step(self, live, task):
+            steps.append((task.index, task.step))
+            if steps[-1] == self.stop:
+                raise KeyboardInterrupt
+
+    settings = {**SETTINGS, "batch_size": 1}                 # windows of 2: three steps a task
+    Counted.stop = (2, 2)
+    with pytest.raises(KeyboardInterrupt):
+        run_stream(toy_stream(), Counted(), model, out=tmp_path / "run", **settings)
+    Counted.stop = ()
+    run_stream(toy_stream(), Counted(), model, out=tmp_path / "run", **settings)
+    assert steps == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (2, 2), (3, 0), (3, 1), (3, 2)]
 
 
 KILLS = """

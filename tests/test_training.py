@@ -225,18 +225,21 @@ def test_the_whole_gradient_is_clipped_before_edit_grads_extras_included(clip):
 
     @dataclass
     class Reads(Gated):
+        def start(self, task):
+            return super().start(task)._replace(lora=other_lora(task.sites))     # with B = 0 only B has a gradient
+
         def edit_grads(self, live, task):
             found[task.step] = torch.cat([p.grad.flatten() for p in [*(f for pair in live.values() for f in pair), *self.extra.values()]])
 
     trained(Reads(), DATA[:4], clip=0.0)
     whole = found[0]
     trained(Reads(), DATA[:4], clip=clip)
-    assert whole.norm() > 0.5
+    assert whole.norm() > 0.5 and whole[-2:].norm() > 0.01
     assert torch.allclose(found[0], whole * min(1.0, clip / whole.norm()) if clip else whole, rtol=1e-4, atol=1e-7)
 
 
 def test_the_hooks_come_in_the_documented_order():
-    calls = []
+    calls, values = [], []
 
     @dataclass
     class Spy(Method):
@@ -265,10 +268,12 @@ def test_the_hooks_come_in_the_documented_order():
 
         def edit_grads(self, live, task):
             assert all(factor.grad is not None for pair in live.values() for factor in pair)
+            values.append(factor_vector(live))
             calls.append(f"edit_grads {task.step} of {task.steps}")
 
         def after_step(self, live, task):
             assert all(factor.grad is None for pair in live.values() for factor in pair)
+            values.append(factor_vector(live))
             calls.append(f"after_step {task.step} of {task.steps}")
 
     model, _ = toy_model()
@@ -277,6 +282,7 @@ def test_the_hooks_come_in_the_documented_order():
     micro = ["before_batch", "mix", "penalty"]
     assert calls == ["data", "start", *micro, *micro, "edit_grads 0 of 2", "after_step 0 of 2",
                      *micro, *micro, "edit_grads 1 of 2", "after_step 1 of 2"]
+    assert not torch.equal(values[0], values[1]) and torch.equal(values[1], values[2]) and not torch.equal(values[2], values[3])
 
 
 def test_after_training_no_hook_no_extra_parameter_and_no_gradient_is_left():

@@ -52,6 +52,7 @@ def trained(method: Method, data: list[Example], index: int = 1, model=None, see
     model, tokenizer = model or toy_model()
     settings = Settings(**{**FAST, "dropout": 0.0, **settings})
     adapted = Adapted(model, list(settings.targets), settings.rank, settings.alpha, settings.dropout)
+    adapted.model.eval()                                             # as scoring leaves it
     task = Task(index, f"task{index}", data, settings.rank, adapted.scaling, adapted.sites, seed)
     losses = train_task(adapted, method, task, tokenizer, settings, accelerator or Accelerator(cpu=True), load, save)
     return adapted, task, losses
