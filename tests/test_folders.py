@@ -233,6 +233,13 @@ def test_missing_dev_is_held_out_of_train(tmp_path):
     assert set(few.train) < set(task.train) and few.dev == task.dev
 
 
+def test_a_single_row_of_train_stays_there(tmp_path):
+    olora(tmp_path, train=ROWS[:1], dev=None)
+    with pytest.warns(UserWarning, match="0 of 1 rows"):
+        task = read_folder(tmp_path)[0]
+    assert len(task.train) == 1 and task.dev == []
+
+
 # --- limit and seed ----------------------------------------------------------------------------------------------------
 
 def test_limits_nest_and_keep_the_files_order(tmp_path):
