@@ -260,6 +260,7 @@ def test_whatever_is_renamed_into_place_was_forced_to_disk_before_and_its_folder
         source = Path(source)
         if source.name.endswith(".tmp"):
             assert all(path in synced for path in [source, *source.rglob("*")]), source
+        assert source != Path(target)
         replace(source, target)
         renamed.append((Path(target), len(synced)))
 
