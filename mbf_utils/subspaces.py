@@ -43,5 +43,4 @@ def principal_angles(P: Tensor, Q: Tensor) -> Tensor:
     P, Q = orthonormal_rows(lifted(P)), orthonormal_rows(lifted(Q))
     cosines = torch.linalg.svdvals(P @ Q.T)                          # (q,) descending: angles ascending
     sines = torch.linalg.svdvals(Q - (Q @ P.T) @ P).flip(0)          # (q,) ascending: angles ascending
-    small = cosines ** 2 > 0.5
-    return torch.where(small, sines.clamp(0, 1).arcsin(), cosines.clamp(0, 1).arccos())
+    return torch.where(cosines ** 2 > 0.5, sines.arcsin(), cosines.arccos())     # rounding past 1 is on the side not taken

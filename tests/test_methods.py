@@ -238,6 +238,15 @@ def test_a_method_comes_from_its_name_or_passes_through_unused():
     assert isinstance(make_method(Own()), Own)
 
 
+def test_a_name_takes_other_values_for_its_fields_and_refuses_unknown_ones():
+    assert make_method("olora", lambda1=0.1) == OLoRA(lambda1=0.1)
+    assert make_method("slao_ftba_mb", merge="AB") == METHODS["slao_ftba_mba"]()
+    with pytest.raises(InputError, match="^expected for olora settings among lambda1, lambda2, found lambda3$"):
+        make_method("olora", lambda3=1)
+    with pytest.raises(InputError, match="no further settings"):
+        make_method(OLoRA(), lambda1=0.1)
+
+
 def test_an_unknown_name_is_answered_with_the_known_ones_in_one_line():
     with pytest.raises(InputError) as error:
         make_method("slaoo")

@@ -1,6 +1,6 @@
 """What several tests share: a random Llama, two tokenizers and LoRA factors, all made in memory from fixed seeds."""
 import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mbf_utils.lora import Pair
@@ -34,6 +34,7 @@ def _tokenizer(vocabulary, splitter, special) -> PreTrainedTokenizerFast:
     ids = {token: i for i, token in enumerate(["<pad>", "<unk>", "<s>", "</s>", *vocabulary])}
     raw = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     raw.pre_tokenizer = splitter
+    raw.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", ids["<s>"])])    # as Llama's does
     return PreTrainedTokenizerFast(tokenizer_object=raw, **{"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>",
                                                             "eos_token": "</s>", **special})
 
