@@ -63,7 +63,8 @@ def merge_adapters(paths, out, method="slao", **options) -> Path:
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        save_adapter(cast(merged, dtype), temporary, scaling, configs[0]["target_modules"], base,
+        some = configs[0].get("layers_to_transform") or configs[0].get("exclude_modules")     # then names mean more modules
+        save_adapter(cast(merged, dtype), temporary, scaling, sorted(first) if some else configs[0]["target_modules"], base,
                      configs[0].get("fan_in_fan_out", False))
         (temporary / "merge.json").write_text(json.dumps(
             {"method": repr(method), "adapters": [str(path) for path in paths], "kinship": kinship}, indent=2) + "\n")

@@ -145,6 +145,14 @@ def test_a_scaling_of_its_own_for_a_module_survives(tmp_path):
     assert {p: scaling_of(config, p, 3) for p in SITES} == {p: pytest.approx(5.0 if p == path else 2.0) for p in SITES}
 
 
+def test_adapters_of_some_layers_keep_to_those_layers(tmp_path):
+    folders = saved(tmp_path, chain(2, 0.1))
+    for folder in folders:
+        file = folder / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"layers_to_transform": [0]}))
+    assert load_config(merge_adapters(folders, tmp_path / "out"))["target_modules"] == sorted(SITES)
+
+
 def test_adapters_without_a_base_are_merged_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="none of the adapters names its base"):
         merge_adapters(saved(tmp_path, chain(2, 0.1), base=""), tmp_path / "out")
