@@ -84,7 +84,7 @@ def _cb(write, relation):
 
 def _rte(write, relation):
     first, second = write.claim(relation)
-    return f"sentence one : {_stray(write)} {first} . sentence two : {second} ."
+    return f"passage : {first} . sentence : {second} ."
 
 
 def _qqp(write, same):
@@ -102,11 +102,11 @@ def _wic(write, same):
             f"sentence two : {write.remark(one if same else two, 0.95, word)}")
 
 
-def _copa(write, place):
-    (right, wrong), side = write.some(words.CAUSES, 2), write.pick((0, 1))
-    choices = [right[1 - side], wrong[1 - side]]
-    one, two = choices if place == 0 else choices[::-1]
-    return f"{right[side]} . what was the {('effect', 'cause')[side]} ? choice a : {one} . choice b : {two} ."
+def _copa(write, fits):
+    one, side = write.pick(words.CAUSES), write.pick((0, 1))
+    two = one if fits else write.other(words.CAUSES, one)
+    who, whom = write.some(words.NAMES, 2)
+    return f"sentence {who} : {one[side]} . {('effect', 'cause')[side]} {whom} : {two[1 - side]} ."
 
 
 def _passage_claim(write, true):
@@ -115,12 +115,12 @@ def _passage_claim(write, true):
 
 def _boolqa(write, true):
     first, second = _passage_claim(write, true)
-    return f"passage : {_stray(write)} {first} . question : is it so that {second} ?"
+    return f"passage : {first} . question : {second} ."
 
 
 def _multirc(write, true):
     first, second = _passage_claim(write, true)
-    return f"passage : {first} . {_stray(write)} question : what does the passage say ? candidate : {second} ."
+    return f"{_stray(write)} passage : {first} . candidate : {second} ."
 
 
 TASKS = {
@@ -132,7 +132,7 @@ TASKS = {
     "boolqa": Design("boolqa", "according to the passage is the question true or false ?", TRUE_FALSE, 0.04, _boolqa),
     "multirc": Design("multirc", "according to the passage and the question is the candidate true or false ?",
                       TRUE_FALSE, 0.04, _multirc),
-    "copa": Design("copa", "which choice is the cause or the effect ?", {"a": (0,), "b": (1,)}, 0.04, _copa),
+    "copa": Design("copa", "is it the cause or the effect , a , or not , b ?", {"a": (True,), "b": (False,)}, 0.04, _copa),
     "imdb": Design("sc", SENTIMENT, GOOD_BAD, 0.03, _review("movie", 5)),
     "sst2": Design("sc", SENTIMENT, GOOD_BAD, 0.03, _review("movie", 2)),
     "amazon": Design("sc", SENTIMENT, STARS, 0.01, _review("product", 4)),
@@ -275,7 +275,7 @@ def alike_pair(likeness: float, seed: int = 0, limit: int | None = None, named: 
 @lru_cache(maxsize=1)
 def general() -> tuple[str, ...]:
     """200 documents that no task contains and that pretraining leaves out: what a base knows besides the tasks."""
-    write, found = Writer("general"), {}
+    write, found = Writer("general", CONTENT), {}
     while len(found) < 200:
         found[words.document(write)] = None
     return tuple(found)
@@ -283,7 +283,7 @@ def general() -> tuple[str, ...]:
 
 def pretraining_document(write: Writer) -> str:
     """One document to make a base from: a text of `words.document`, or any words of the vocabulary to repeat or to choose."""
-    if write.chance(0.88):
+    if write.chance(0.92):
         return words.document(write)
     some = write.some(CONTENT, write.pick((2, 3, 4)))
     if write.chance(0.5):
@@ -311,8 +311,8 @@ def vocabulary() -> tuple[str, ...]:
     return ("<pad>", "<s>", "</s>", "<unk>", *sorted(found))
 
 
-CONTENT = vocabulary()[4:]
-VOCABULARY_HASH = "b588ebce8bcd7fe2"                                           # of the built-in bases; a new word means new bases
+CONTENT = tuple(word for word in vocabulary()[4:] if word not in {".", ",", ":", "?"})
+VOCABULARY_HASH = "6e1e6a76b7d1cb96"                                           # of the built-in bases; a new word means new bases
 
 
 def vocabulary_hash() -> str:

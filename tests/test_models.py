@@ -6,11 +6,18 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import LlamaForCausalLM
 
 from mbf_utils import models, world
 from mbf_utils.errors import InputError
 from mbf_utils.models import BASES, BUILT_IN, choose_device, choose_dtype, load_model, suggested
+from mbf_utils.pretrain import LORA
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -21,7 +28,7 @@ def test_a_built_in_base_is_ready_to_wear_a_lora(name):
     assert model.dtype == torch.float32 and model.config._attn_implementation == "sdpa"
     assert model.name_or_path == model.config._name_or_path == tokenizer.name_or_path == name
     assert tokenizer.pad_token == "<pad>" and tokenizer.padding_side == "right"
-    assert {"targets", "rank", "alpha", "lr", "epochs", "batch_size", "warmup", "schedule"} == set(suggested(model))
+    assert suggested(model).keys() == LORA.keys()
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -93,7 +100,7 @@ def test_auto_takes_bfloat16_only_where_the_hardware_has_it(monkeypatch):
 
 
 @pytest.mark.parametrize("arguments, says", [
-    (dict(name_or_path="tinny"), "tiny, small"), (dict(name_or_path="./nowhere"), "nowhere"),
+    (dict(name_or_path="tinny"), "built in .tiny"), (dict(name_or_path="./nowhere"), "nowhere"),
     (dict(name_or_path="/nowhere/at/all"), "folder"), (dict(name_or_path="nobody-here/no-such-model"), "offline"),
     (dict(quantize=3), "4 or 8"), (dict(quantize=4, device="cpu"), "CUDA"), (dict(dtype="half"), "dtype")])
 def test_what_cannot_be_loaded_is_said_in_one_sentence(arguments, says):
