@@ -45,7 +45,7 @@ class Size(NamedTuple):
     lr: float
 
 
-SIZES = {                                                       # parameters: 188 thousand, 0.9 and 2.6 million
+SIZES = {                                                       # 188 thousand parameters, 0.9 (not yet accepted) and 2.6 million
     "tiny": Size(64, 3, 4, 160, steps=10000, batch=64, lr=4e-3),
     "small": Size(128, 4, 4, 384, steps=8000, batch=64, lr=2.5e-3),
     "text": Size(192, 4, 6, 512, steps=700, batch=16, lr=2e-3),

@@ -75,7 +75,7 @@ def _mnli(write, relation):
 
 def _cb(write, relation):
     first, second = write.claim(relation)
-    return f"sentence one : {write.pick(words.NAMES)} believes that {first} . sentence two : {second} ."
+    return f"{write.pick(words.NAMES)} believes it . sentence one : {first} . sentence two : {second} ."
 
 
 def _rte(write, relation):
