@@ -16,7 +16,7 @@ _FACE = {
     "InputError": "errors",
 }
 _MODULES = ("adapters", "evaluation", "folders", "lessons", "lora", "merging", "method", "methods", "metrics", "models", "plots",
-            "pretrain", "runs", "sources", "store", "streams", "subspaces", "text", "training", "world")
+            "pretrain", "runs", "settings", "sources", "store", "streams", "subspaces", "text", "training", "world")
 __all__ = [*_FACE, *_MODULES]
 
 

@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_settings(group) -> None:
     """One flag a field of Settings; a flag that is not given leaves the base's or the field's default."""
-    from .training import Settings
+    from .settings import Settings
     for field in dataclasses.fields(Settings):
         flag = "--" + field.name.replace("_", "-")
         if isinstance(field.default, bool):
@@ -94,7 +94,7 @@ def _add_settings(group) -> None:
 
 
 def _settings(arguments) -> dict:
-    from .training import Settings
+    from .settings import Settings
     given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Settings) if hasattr(arguments, field.name)}
     if "targets" in given and given["targets"] != "all-linear":
         given["targets"] = tuple(given["targets"].split(","))

@@ -23,10 +23,11 @@ from .lora import Lora, copied
 from .method import Method, Task
 from .methods import METHODS, make_method
 from .models import load_model, suggested
+from .settings import Settings
 from .sources import load_stream
 from .store import Store, read_config, read_table, save_value, table, task_folders, write_table
 from .streams import Stream
-from .training import Settings, accelerator_for, on_main, train_task
+from .training import accelerator_for, on_main, train_task
 
 
 class Run:
@@ -102,7 +103,7 @@ def run_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, res
 
     stream: a Stream or what load_stream takes ("world-5", "world-5:2", a folder). method: a name in METHODS or a Method.
     model: a name, a folder or (model, tokenizer); it is given back as it was. out: the run's folder (None: a temporary
-    one). resume: go on in a folder that holds the same run. settings: fields of training.Settings.
+    one). resume: go on in a folder that holds the same run. settings: fields of settings.Settings.
     """
     run = None
     for run in walk_stream(stream, method, model, seed, out, resume, **settings):

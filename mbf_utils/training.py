@@ -15,7 +15,6 @@ import math
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Callable
 
 import torch
@@ -29,50 +28,9 @@ from .adapters import Adapted
 from .errors import InputError
 from .lora import Start
 from .method import Method, Task, seed_of
+from .settings import Settings
 from .streams import Example
 from .text import IGNORE, collate, encode
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How every task is trained and scored. The defaults are for real models: SLAO's where the paper states them (rank 8,
-    q and v, lr 5e-5, 5 epochs, batch 2 x 4), its replication's where it does not (alpha 32, dropout 0.1, constant lr, no
-    weight decay, clip 1). A base may bring its own (models.suggested)."""
-    targets: str | tuple[str, ...] = ("q_proj", "v_proj")            # module names, or "all-linear"
-    rank: int = 8
-    alpha: float = 32.0
-    dropout: float = 0.1
-    lr: float = 5e-5
-    epochs: float = 5
-    batch_size: int = 2                             # examples a forward pass, per process
-    accumulation: int = 4                           # forward passes a step
-    schedule: str = "constant"                      # or "linear": down to zero
-    warmup: float = 0.0                             # share of the steps
-    weight_decay: float = 0.0
-    clip: float = 1.0                               # gradient norm; 0 for none
-    max_length: int = 1024                          # tokens of prompt and answer
-    max_new_tokens: int = 50                        # for answers that are free text
-    eval_batch_size: int = 50
-    evaluate_on: str = "test"                       # or "dev": choose settings there, never on test
-    unseen: bool = False                            # also score tasks that are still to come (for FWT)
-    keep: str = "all"                               # or "last": adapters of earlier tasks are deleted
-    checkpoint_minutes: float = 10.0                # between checkpoints inside a task
-
-    def __post_init__(self):
-        if isinstance(self.targets, list):
-            object.__setattr__(self, "targets", tuple(self.targets))
-        positive = ("rank", "alpha", "lr", "epochs", "batch_size", "accumulation", "max_length", "max_new_tokens", "eval_batch_size")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise InputError(f"expected {name} above 0, found {getattr(self, name)!r}")
-        for name, choices in (("schedule", ("constant", "linear")), ("evaluate_on", ("test", "dev")), ("keep", ("all", "last"))):
-            if getattr(self, name) not in choices:
-                raise InputError(f"expected {name} to be {' or '.join(choices)}, found {getattr(self, name)!r}")
-
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of step 0 .. steps - 1, as a share of lr."""
-        warm = min(1.0, (step + 1) / max(1, round(self.warmup * steps)))
-        return warm * (1 - step / steps if self.schedule == "linear" else 1.0)
 
 
 def window_plan(n: int, settings: Settings, processes: int, seed: int) -> list[list[int]]:

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -66,7 +65,7 @@ def test_merge_of_adapters_trained_apart_is_refused(tmp_path, capsys):
     (["run", "world-6"], "world-5"),
     (["run", "world-5", "--order", "7"], "1, 2, 3"),
     (["run", "world-5", "--method", "slow"], "slao"),
-    (["run", "world-5", "--model", "huge"], "tiny, small"),
+    (["run", "world-5", "--model", "huge"], "built in"),
     (["run", "world-5", "--model", "./nowhere"], "nowhere"),
     (["run", "world-5", "--limit", "0"], "limit"),
     (["run", "world-5", "--lr", "0"], "lr"),
@@ -145,12 +144,9 @@ def test_make_base_reads_lines_of_a_file_and_never_a_stream_s_answers(tmp_path, 
     assert sorted(texts) == ["a train bus", "the train soup"]
 
 
-def test_version_and_help_are_quick_and_load_no_model():
-    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "mbf_utils", "--version"], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.startswith("mbf ")
-
-
-def test_the_commands_named_in_the_help():
-    done = subprocess.run([sys.executable, "-m", "mbf_utils", "--help"], capture_output=True, text=True)
-    assert all(name in done.stdout for name in ("demo", "run", "merge", "report", "make-base", "lab"))
-    assert Path(__file__).exists()
+@pytest.mark.parametrize("argument", ["--version", "--help"])
+def test_version_and_help_load_no_torch(argument):
+    code = f"import sys, mbf_utils.cli as c\ntry: c.main([{argument!r}])\nexcept SystemExit: pass\nprint('loaded', [m for m in ('torch', 'transformers', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("loaded []\n") and "mbf" in done.stdout
+    assert argument == "--version" or all(name in done.stdout for name in ("demo", "run", "merge", "report", "make-base", "lab"))

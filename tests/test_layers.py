@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mbf_utils"
 LAYERS = {
     0: "errors lora subspaces metrics streams words",
     1: "world folders hub text adapters geometry",
-    2: "sources models method",
+    2: "sources models method settings",
     3: "methods",
     4: "training evaluation store",
     5: "runs compare merging continual pretrain",
