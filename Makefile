@@ -2,6 +2,7 @@
 # make test       the tests, with what they need
 # make lab        JupyterLab on the notebooks
 # make notebooks  build and execute the notebooks that are not fresh
+# make figures    re-make the tables and figures of figures/ from their runs
 # make clean      remove .venv and caches
 # Another Python: make PY=python3.12 demo.   Options of the command: make demo ARGS="--help"
 
@@ -9,7 +10,7 @@ PY ?= python3
 PIP = .venv/bin/python -m pip install -c constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lab notebooks clean
+.PHONY: demo test lab notebooks figures clean
 
 demo: .venv/demo.stamp
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/mbf demo $(ARGS)
@@ -22,6 +23,9 @@ lab: .venv/all.stamp
 
 notebooks: .venv/all.stamp
 	.venv/bin/python notebooks/build.py $(ARGS)
+
+figures: .venv/all.stamp
+	bash figures/make.sh
 
 clean:
 	rm -rf .venv .pytest_cache build *.egg-info

@@ -40,7 +40,7 @@ class Adapted:
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
         if hasattr(model, "peft_config"):
             raise InputError("expected a base model without adapters, found one that wears some: merge_and_unload() or unload() them first")
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):       # PEFT draws a start that is not used
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)         # PEFT 0.21 on transformers 5.2x
             self.model: PeftModel = get_peft_model(model, config)
         self.layers: dict[str, LoraLayer] = {

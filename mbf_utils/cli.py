@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = command("report", _report, "the table of finished runs: mean and sample standard deviation over seeds")
     report.add_argument("runs", nargs="+", help="run folders, or folders that hold them")
-    report.add_argument("--save", metavar="NAME", help="also write NAME.csv, NAME-runs.csv and NAME.png")
+    report.add_argument("--save", metavar="NAME", help="also write NAME.csv and NAME-runs.csv, and NAME.png and NAME-options.png where each method has one row")
     report.add_argument("--figures", default="figures", help="where --save writes")
 
     base = command("make-base", _make_base, "pretrain a small Llama from scratch: on the offline world's text or on your own")
@@ -165,13 +165,19 @@ def _report(arguments) -> None:
     from .runs import find_runs, summarise
     runs = find_runs(arguments.runs)
     table, rows = summarise(runs)
-    print(table.to_string(index=False, float_format="%.1f", na_rep=""))
+    shown = ["stream", "order", "named", "model", "method", "setting", "seeds"]
+    shown += [name for score in ("AA", "BWT", "AA_options", "BWT_options", "general_loss") for name in (score, f"{score}_sd")]
+    print(table.reindex(columns=shown).to_string(index=False, float_format="%.1f", na_rep=""))
     if arguments.save:
-        for value in ("AA", "AA_options"):
-            name = arguments.save if value == "AA" else f"{arguments.save}-options"
-            plots.save(plots.comparison(table, value, f"{value}_sd"), name, table if value == "AA" else None, arguments.figures)
-        rows.to_csv(Path(arguments.figures) / f"{arguments.save}-runs.csv", index=False, float_format="%.4f", lineterminator="\n")
-        print(f"written: {arguments.figures}/{arguments.save}.png and the tables beside it")
+        folder = Path(arguments.figures)
+        folder.mkdir(parents=True, exist_ok=True)
+        for frame, name in ((table, arguments.save), (rows, f"{arguments.save}-runs")):
+            frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.4f", lineterminator="\n")
+        if table["method"].is_unique:               # else the rows differ in settings: a table, no picture
+            for value, name in (("AA", arguments.save), ("AA_options", f"{arguments.save}-options")):
+                seeds = [rows.loc[rows["run"] == run, value].tolist() for run in table["run"]]
+                plots.save(plots.comparison(table.assign(scores=seeds), value), name, folder=folder)
+        print(f"written: {folder / arguments.save}.csv, the runs and the pictures beside it")
 
 
 def _make_base(arguments) -> None:
