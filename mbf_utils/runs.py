@@ -69,7 +69,7 @@ class Run:
 
     @property
     def general(self) -> pd.Series:
-        return pd.Series([log["general_loss"] for log in self.logs], index=self.names[:len(self.logs)], name="general loss")
+        return pd.Series([log["general_loss"] for log in self.logs], index=self.names[:len(self.logs)], name="general loss", dtype=float)
 
     def metrics(self) -> dict[str, float]:
         """AA, BWT, forgetting, learning_accuracy, average_incremental_accuracy (and FWT where unseen tasks were scored) of
@@ -79,7 +79,7 @@ class Run:
         if self.options.notna().any(axis=None):
             both = metrics.summary(self.options, logs[0].get("baseline_options"))
             summary |= {f"{name}_options": value for name, value in both.items()}
-        return summary | {"general_loss": logs[-1]["general_loss"]}
+        return summary | {"general_loss": float(self.general.iloc[-1])}
 
     def lora(self, i: int, which: str = "result") -> Lora:
         """The factors after task i (from 1): "result", the model from then on, or "tuned", what training left."""
@@ -172,7 +172,7 @@ def _learn(index: int, stream: Stream, method: Method, adapted: Adapted, tokeniz
         save_value(method.memory, folder / "memory")
         for name, row in (("matrix.csv", exact), ("matrix-options.csv", options)):
             write_table(table(store.rows(name) + [row], stream.names), folder / name)
-        (folder / "log.json").write_text(json.dumps(log, indent=1))
+        (folder / "log.json").write_text(json.dumps(_strict(log), indent=1, allow_nan=False))
 
     store.commit_task(index, data.name, write, settings.keep)
     method.memory = store.memory(adapted.device)    # go on from what is stored, as a resumed run does
@@ -181,6 +181,15 @@ def _learn(index: int, stream: Stream, method: Method, adapted: Adapted, tokeniz
 def _score(adapted: Adapted, tokenizer, task, settings: Settings):
     return evaluate(adapted.model, tokenizer, task, settings.evaluate_on, settings.max_length, settings.eval_batch_size,
                     settings.max_new_tokens)
+
+
+def _strict(value):
+    """NaN as null, which JSON has."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
 
 
 def _targets(settings: Settings):
