@@ -141,14 +141,16 @@ mbf.lessons.check(transfer, mbf.metrics.backward_transfer(run.matrix), "four dif
 # %% [markdown]
 # ## Does naming the task help?
 #
-# The field's prompts begin with the name of the data set. Then the task's identity is in the prompt, and forgetting is
-# another matter. The same walk with names:
+# The field's prompts begin with the name of the data set, so the task's identity is in the prompt. In principle a model could
+# use it to keep the tasks apart. Does it? The same walk with names:
 
 # %%
 named = mbf.run_stream(mbf.load_stream("world-5", limit=200 if FAST else None, named=True), method="seqlora")
 mbf.plots.forgetting_curves({"without names": run.matrix, "with names": named.matrix}, reading="exact match of sequential LoRA")
 
 # %% [markdown]
+# One run of one seed; the README shows three, and other methods.
+#
 # ## What did it know before?
 #
 # Beside the tasks, the loss on general text of the same world that no task contains, after each task (nats per token). The
