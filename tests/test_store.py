@@ -98,7 +98,7 @@ def test_packing_copies_so_that_later_training_changes_nothing():
 
 
 @pytest.mark.parametrize("value", [{"a": {1, 2}}, {1: "a"}, [object()], b"bytes", 1j, [namedtuple("Point", "x y")(1, 2)], {"f": len},
-                                   {("a", "b"): 1}, frozenset()], ids=repr)
+                                   {("a", "b"): 1}, frozenset()], ids=lambda value: type(value).__name__)
 def test_what_would_not_come_back_as_it_was_is_refused(value):
     with pytest.raises(TypeError, match="^memory holds a "):
         pack(value)
