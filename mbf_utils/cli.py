@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--order", help="an order's number, or task names with commas between")
     run.add_argument("--method", default="slao", help="a name in METHODS")
     run.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a setting of the method, as lambda1=0.1")
-    run.add_argument("--model", default="tiny", help="tiny, small, a folder, or owner/name on the Hub")
+    run.add_argument("--model", default="tiny", help="tiny, a folder (as mbf make-base writes), or owner/name on the Hub")
     run.add_argument("--device", default="auto")
     run.add_argument("--dtype", default="auto")
     run.add_argument("--quantize", type=int, choices=(4, 8), help="bits of the base's weights (CUDA)")

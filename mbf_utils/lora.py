@@ -51,11 +51,6 @@ def stack(*loras: Lora) -> Lora:
     return each(lambda *pairs: Pair(torch.cat([p.A for p in pairs], 0), torch.cat([p.B for p in pairs], 1)), *loras)
 
 
-def inner(p: Pair, q: Pair) -> Tensor:
-    """<B_p A_p, B_q A_q>_F = tr((B_q^T B_p)(A_p A_q^T)), a scalar, without forming either product."""
-    return ((q.B.T @ p.B) * (p.A @ q.A.T).T).sum()
-
-
 def truncate(pair: Pair, rank: int) -> tuple[Pair, float]:
     """The best pair of at most `rank` for B A, and the share of squared norm that it discards (0 where nothing is lost).
 

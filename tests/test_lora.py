@@ -1,9 +1,9 @@
-"""LoRA factors: stacks, inner products and truncation, beside the dense matrices that the code never forms."""
+"""LoRA factors: stacks and truncation, beside the dense matrices that the code never forms."""
 import pytest
 import torch
 from tiny import SITES, random_lora
 
-from mbf_utils.lora import Lora, Pair, copied, each, inner, stack, truncate
+from mbf_utils.lora import Lora, Pair, copied, each, stack, truncate
 
 SHAPES = [(3, 9, 5), (1, 4, 4), (6, 4, 9), (8, 3, 3), (5, 5, 1)]     # rank, d_in, d_out; also ranks above a side
 
@@ -46,15 +46,6 @@ def test_the_blocks_of_a_stack_keep_their_order():
     first, second = random_lora(rank=2, seed=1), random_lora(rank=3, seed=2)
     for path, pair in stack(first, second).items():
         assert torch.equal(pair.A[:2], first[path].A) and torch.equal(pair.B[:, 2:], second[path].B)
-
-
-@pytest.mark.parametrize("rank, d_in, d_out", SHAPES)
-def test_the_inner_product_is_that_of_the_dense_matrices(rank, d_in, d_out):
-    p, q = normal(rank, d_in, d_out, seed=1), normal(rank + 1, d_in, d_out, seed=2)
-    expected = (dense(p) * dense(q)).sum()
-    torch.testing.assert_close(inner(p, q), expected)
-    torch.testing.assert_close(inner(q, p), expected)
-    torch.testing.assert_close(inner(p, p), torch.linalg.matrix_norm(dense(p)) ** 2)
 
 
 @pytest.mark.parametrize("rank, d_in, d_out", SHAPES)
