@@ -12,13 +12,19 @@ from ..method import Method
 
 METHODS = {
     "slao": SLAO,
+    # references: what a stream looks like with little, or with everything
     "seqlora": SeqLoRA,
-    "inclora": IncLoRA,
-    "olora": OLoRA,
-    "task_arithmetic": TaskArithmetic,
     "zero_shot": ZeroShot,
     "per_task": PerTask,
     "multi_task": MultiTask,
+    # a new adapter a task, all of them active
+    "inclora": IncLoRA,
+    "olora": OLoRA,
+    # designed or projected subspaces
+    # magnitudes, gates, routers
+    # merging after each task
+    "task_arithmetic": TaskArithmetic,
+    # other parametrisations
     # SLAO's ablations: where a task starts
     "slao_random": partial(SLAO, begin="random"),
     "slao_last_merged": partial(SLAO, begin="merged"),
