@@ -83,16 +83,36 @@ class Adapted:
                 else:                               # another rank, as of a stack
                     linear.weight = nn.Parameter(factor.detach().to(linear.weight, copy=True), requires_grad=False)
 
+    def base_weight(self, path: str) -> torch.Tensor:
+        """W0 of one module, (d_out, d_in), the base's own tensor."""
+        weight = self.layers[path].get_base_layer().weight
+        if not weight.is_floating_point():
+            raise InputError(f"expected a base with plain weights, found a quantised one at {path}: choose a method that does not "
+                             "look at them, or load the model without quantize")
+        return weight.detach()
+
+    def instead(self, lora: Lora) -> dict[str, torch.Tensor]:
+        """Parameters by name under which the model wears `lora` and nothing else: for torch.func.functional_call."""
+        found = {}
+        for path, (A, B) in lora.items():
+            layer = self.layers[path]
+            found |= {f"{PREFIX}{path}.lora_A.{LIVE}.weight": A, f"{PREFIX}{path}.lora_B.{LIVE}.weight": B}
+            if PAST in layer.lora_A:
+                found |= {f"{PREFIX}{path}.lora_A.{PAST}.weight": A.new_zeros(1, A.shape[1]),
+                          f"{PREFIX}{path}.lora_B.{PAST}.weight": B.new_zeros(B.shape[0], 1)}
+        return found
+
     @contextmanager
-    def mixing(self, mix, past_blocks: int, batch_of):
-        """While open, every bottleneck h = A x goes through `mix(h, x, site)`; past_blocks tasks lie in the frozen stack."""
+    def mixing(self, mix, blocks: slice, batch_of):
+        """While open, every bottleneck h = A x goes through `mix(h, x, site)`. blocks: the tasks that the adapter which trains
+        (or, at evaluation, is worn) holds; those before them lie in the frozen stack."""
         hooks = []
         for path, layer in self.layers.items():
             live = Pair(layer.lora_A[LIVE].weight, layer.lora_B[LIVE].weight)
-            for adapter, blocks in ((LIVE, slice(past_blocks, past_blocks + 1)), (PAST, slice(0, past_blocks))):
+            for adapter, held in ((LIVE, blocks), (PAST, slice(0, blocks.start))):
                 if adapter in layer.lora_A:
-                    def hook(module, inputs, h, path=path, blocks=blocks, live=live):
-                        return mix(h, inputs[0], Site(path, blocks, live, batch_of()))
+                    def hook(module, inputs, h, path=path, held=held, live=live):
+                        return mix(h, inputs[0], Site(path, held, live, batch_of()))
                     hooks.append(layer.lora_A[adapter].register_forward_hook(hook))
         try:
             yield

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
 
 from .streams import Example, TaskData
-from .text import Encoded, answer_text, collate, encode, normalise, token_ids
+from .text import Batch, Encoded, answer_text, collate, encode, normalise, token_ids
 
 
 class Score(NamedTuple):
@@ -27,22 +27,28 @@ class Score(NamedTuple):
     options: float                                  # percent; NaN where the task has no labels
 
 
+def _nothing(batch: Batch) -> None:
+    pass
+
+
 def evaluate(model, tokenizer, task: TaskData, split: str = "test", max_length: int = 1024, batch_size: int = 50,
-             max_new_tokens: int = 50) -> Score:
-    """The model's two accuracies on a split of a task; the model is left in evaluation mode."""
+             max_new_tokens: int = 50, see: Callable[[Batch], None] = _nothing) -> Score:
+    """The model's two accuracies on a split of a task; the model is left in evaluation mode. `see` gets every batch before
+    the model does: for adapters that are routed by the input (training.routed)."""
     examples = getattr(task, split)
     if not examples:
         return Score(float("nan"), float("nan"))
     model.eval()
     if not task.labels:
-        return Score(100 * _mean(_generated(model, tokenizer, examples, max_length, batch_size, max_new_tokens)), float("nan"))
-    exact, options = label_scores(model, tokenizer, examples, task.labels, max_length, batch_size)
+        return Score(100 * _mean(_generated(model, tokenizer, examples, max_length, batch_size, max_new_tokens, see)), float("nan"))
+    exact, options = label_scores(model, tokenizer, examples, task.labels, max_length, batch_size, see)
     return Score(100 * _mean(exact), 100 * _mean([max(row, key=row.get) in example.answers
                                                   for row, example in zip(options, examples)]))
 
 
 @torch.inference_mode()
-def label_scores(model, tokenizer, examples: list[Example], labels, max_length: int = 1024, batch_size: int = 50):
+def label_scores(model, tokenizer, examples: list[Example], labels, max_length: int = 1024, batch_size: int = 50,
+                 see: Callable[[Batch], None] = _nothing):
     """For each example: is one of its answers what greedy decoding writes; and {label: log-likelihood in nats}."""
     exact, options = [False] * len(examples), [{}] * len(examples)
     device = next(model.parameters()).device
@@ -56,13 +62,14 @@ def label_scores(model, tokenizer, examples: list[Example], labels, max_length: 
             tails = {label: ids + [tokenizer.eos_token_id] for label, ids in tails.items()}
         for k in range(0, len(rows), batch_size):
             owners, chosen = zip(*rows[k:k + batch_size])
-            for i, right, scores in zip(owners, *_score_batch(model, chosen, tails, tokenizer.pad_token_id, device)):
+            for i, right, scores in zip(owners, *_score_batch(model, chosen, tails, tokenizer.pad_token_id, device, see)):
                 exact[i], options[i] = exact[i] or right, scores
     return exact, options
 
 
-def _score_batch(model, rows: tuple[Encoded, ...], tails: dict[str, list[int]], pad: int, device):
+def _score_batch(model, rows: tuple[Encoded, ...], tails: dict[str, list[int]], pad: int, device, see):
     batch = collate(rows, pad, device)
+    see(batch)
     onward = {tuple(ids[:-1]) for ids in tails.values()} - {()}      # beginnings of labels, to be read from the cache
     onward = [path for path in sorted(onward) if not any(len(o) > len(path) and o[:len(path)] == path for o in onward)]
     out = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=bool(onward))
@@ -87,7 +94,7 @@ def _score_batch(model, rows: tuple[Encoded, ...], tails: dict[str, list[int]], 
 
 @torch.inference_mode()
 def generate(model, tokenizer, examples: list[Example], max_length: int = 1024, batch_size: int = 50,
-             max_new_tokens: int = 50) -> list[str]:
+             max_new_tokens: int = 50, see: Callable[[Batch], None] = _nothing) -> list[str]:
     """Greedy answers as text."""
     rows = encode(tokenizer, examples, max_length)
     by_length = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt))
@@ -98,6 +105,7 @@ def generate(model, tokenizer, examples: list[Example], max_length: int = 1024, 
         length = max(len(rows[i].prompt) for i in chosen)
         ids = torch.tensor([[tokenizer.pad_token_id] * (length - len(rows[i].prompt)) + rows[i].prompt for i in chosen], device=device)
         mask = torch.tensor([[0] * (length - len(rows[i].prompt)) + [1] * len(rows[i].prompt) for i in chosen], device=device)
+        see(Batch(ids, mask.bool(), ids.new_empty(0), ids.new_empty(len(ids), 0), mask.bool()))
         out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
                              repetition_penalty=1.0,                 # some bases bring another: that is not greedy
                              eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
@@ -106,13 +114,14 @@ def generate(model, tokenizer, examples: list[Example], max_length: int = 1024, 
     return answers
 
 
-def _generated(model, tokenizer, examples, max_length, batch_size, max_new_tokens) -> list[bool]:
-    answers = generate(model, tokenizer, examples, max_length, batch_size, max_new_tokens)
+def _generated(model, tokenizer, examples, max_length, batch_size, max_new_tokens, see) -> list[bool]:
+    answers = generate(model, tokenizer, examples, max_length, batch_size, max_new_tokens, see)
     return [normalise(answer) in {normalise(right) for right in example.answers} for answer, example in zip(answers, examples)]
 
 
 @torch.inference_mode()
-def general_loss(model, tokenizer, texts, max_length: int = 1024, batch_size: int = 50) -> float:
+def general_loss(model, tokenizer, texts, max_length: int = 1024, batch_size: int = 50,
+                 see: Callable[[Batch], None] = _nothing) -> float:
     """Mean loss on text that no task contains, nats per token: what the base knew before. NaN without texts."""
     if not texts:
         return float("nan")
@@ -123,6 +132,7 @@ def general_loss(model, tokenizer, texts, max_length: int = 1024, batch_size: in
     total, tokens = 0.0, 0
     for k in range(0, len(rows), batch_size):
         batch = collate(rows[k:k + batch_size], tokenizer.pad_token_id, next(model.parameters()).device)
+        see(batch)
         logits = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False).logits
         total += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), reduction="sum"))
         tokens += batch.tokens

@@ -35,6 +35,7 @@ class Task:
     device: Any = "cpu"
     steps: int = 0                                  # optimiser steps of this task
     step: int = 0                                   # steps done
+    probe: Any = None                               # statistics of the model and the rows, see probe.Probe
 
     def rng(self, purpose: str) -> torch.Generator:
         """A CPU generator for one purpose; asking twice gives the same draws."""
@@ -60,6 +61,9 @@ class Card(NamedTuple):
     task_id: bool = False                           # needs the task's name at test time
     old_data: bool = False                          # trains on rows of earlier tasks
     merges: str = ""                                # saved adapters it can merge without data: "descending", "independent"
+    trains: bool = True
+    looks: bool = False                             # makes a pass over the task's rows beside the training
+    routes: bool = False                            # `mix` depends on the input and runs at test time too; the plain pair loses it
 
 
 @dataclass
@@ -71,6 +75,9 @@ class Method:
 
         data, start, then per window: before_batch, (mix), penalty for each micro-batch; clip; edit_grads; step; after_step;
         at the end finish, whose result is THE model from here on.
+
+    A method that routes meets the test rows too: before_batch, then mix over all blocks of the result; its gates come from
+    `memory` and the batch's prompt alone.
     """
     memory: dict = field(default_factory=dict, init=False, repr=False)
     extra: dict[str, nn.Parameter] = field(default_factory=dict, init=False, repr=False)

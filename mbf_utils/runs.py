@@ -23,11 +23,12 @@ from .lora import Lora, copied
 from .method import Method, Task
 from .methods import METHODS, make_method
 from .models import load_model, suggested
+from .probe import Probe
 from .settings import Settings
 from .sources import load_stream
 from .store import Store, read_config, read_table, save_value, table, task_folders, write_table
 from .streams import Stream
-from .training import accelerator_for, on_main, train_task
+from .training import accelerator_for, on_main, routed, train_task
 
 
 class Run:
@@ -144,7 +145,8 @@ def _learn(index: int, stream: Stream, method: Method, adapted: Adapted, tokeniz
            accelerator: Accelerator, store: Store) -> None:
     """Task `index`: train, finish, wear the result, score, commit."""
     data = stream[index - 1]
-    task = Task(index, data.name, data.train, settings.rank, adapted.scaling, adapted.sites, seed, len(stream), adapted.device)
+    probe = Probe(adapted, tokenizer, data.train, settings, accelerator.reduce)
+    task = Task(index, data.name, data.train, settings.rank, adapted.scaling, adapted.sites, seed, len(stream), adapted.device, probe=probe)
     log, began = {}, time.perf_counter()
     if settings.unseen and index == 1:
         adapted.wear(task.fresh())                                   # B = 0: the base itself
@@ -157,13 +159,17 @@ def _learn(index: int, stream: Stream, method: Method, adapted: Adapted, tokeniz
     result = method.finish(tuned, task)
     log["seconds_train"], began = time.perf_counter() - began, time.perf_counter()
     exact, options = [], []
-    for other in stream if settings.unseen else stream[:index]:
-        adapted.wear(method.worn(other.name, result))
-        score = _score(adapted, tokenizer, other, settings)
-        exact.append(score.exact)
-        options.append(score.options)
-    adapted.wear(result)
-    log["general_loss"] = general_loss(adapted.model, tokenizer, stream.general, settings.max_length, settings.eval_batch_size)
+    with routed(adapted, method, task) as see:
+        for other in stream if settings.unseen else stream[:index]:
+            adapted.wear(method.worn(other.name, result))
+            score = _score(adapted, tokenizer, other, settings, see)
+            exact.append(score.exact)
+            options.append(score.options)
+        adapted.wear(result)
+        log["general_loss"] = general_loss(adapted.model, tokenizer, stream.general, settings.max_length,
+                                           settings.eval_batch_size, see)
+    if method.card.routes:                          # what the adapter is worth where nobody runs the router
+        log["plain_exact"] = [_score(adapted, tokenizer, other, settings).exact for other in stream[:index]]
     log["seconds_evaluate"] = time.perf_counter() - began
 
     def write(folder: Path) -> None:
@@ -178,9 +184,9 @@ def _learn(index: int, stream: Stream, method: Method, adapted: Adapted, tokeniz
     method.memory = store.memory(adapted.device)    # go on from what is stored, as a resumed run does
 
 
-def _score(adapted: Adapted, tokenizer, task, settings: Settings):
+def _score(adapted: Adapted, tokenizer, task, settings: Settings, *see):
     return evaluate(adapted.model, tokenizer, task, settings.evaluate_on, settings.max_length, settings.eval_batch_size,
-                    settings.max_new_tokens)
+                    settings.max_new_tokens, *see)
 
 
 def _strict(value):

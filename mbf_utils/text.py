@@ -29,6 +29,7 @@ class Batch(NamedTuple):
     mask: Tensor                                    # (b, T) bool, False on padding
     keep: Tensor                                    # (k,) columns
     targets: Tensor                                 # (b, k) the next token where it belongs to the answer, else -100
+    prompt: Tensor                                  # (b, T) bool, True on the prompt and its bos: all that a router may see
 
     @property
     def tokens(self) -> int:
@@ -95,5 +96,6 @@ def collate(rows: list[Encoded], pad: int, device="cpu") -> Batch:
         ids[i, :lengths[i]] = torch.tensor(prompt + answer)
         targets[i, len(prompt) - 1:lengths[i] - 1] = torch.tensor(answer)
     keep = (targets != IGNORE).any(0).nonzero()[:, 0]
-    mask = torch.arange(length) < lengths[:, None]
-    return Batch(*(tensor.to(device) for tensor in (ids, mask, keep, targets[:, keep])))
+    places = torch.arange(length)
+    prompt = places < torch.tensor([len(row.prompt) for row in rows])[:, None]
+    return Batch(*(tensor.to(device) for tensor in (ids, places < lengths[:, None], keep, targets[:, keep], prompt)))

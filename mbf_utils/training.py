@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Callable
 
 import torch
@@ -99,7 +99,7 @@ def _train(adapted, method, task, tokenizer, settings, accelerator, load, save) 
     model, optimizer = accelerator.prepare(adapted.model, optimizer)
     bends = type(method).mix is not Method.mix
     batch = None
-    mixing = adapted.mixing(method.mix, task.index - 1, lambda: batch) if bends else nullcontext()
+    mixing = adapted.mixing(method.mix, slice(task.index - 1, task.index), lambda: batch) if bends else nullcontext()
     losses: list[float] = []
     bar = tqdm(total=len(windows), desc=f"task {task.index}{f'/{task.total}' if task.total else ''} {task.name}",
                disable=not sys.stderr.isatty() or not accelerator.is_main_process)
@@ -150,6 +150,23 @@ def _train(adapted, method, task, tokenizer, settings, accelerator, load, save) 
     adapted.model.requires_grad_(False)
     adapted.model.eval()
     return losses
+
+
+@contextmanager
+def routed(adapted: Adapted, method: Method, task: Task):
+    """For scoring what `finish` gave: yields see(batch), to be called before each batch. A method whose gates depend on the
+    input meets every batch and bends every bottleneck; for the others nothing happens."""
+    if not method.card.routes:
+        yield lambda batch: None
+        return
+    seen = [None]
+
+    def see(batch) -> None:
+        seen[0] = batch
+        method.before_batch(batch, task)
+
+    with adapted.mixing(method.mix, slice(0, task.index), lambda: seen[0]):
+        yield see
 
 
 def _micro_batches(window: list[int], rows, settings: Settings, tokenizer, accelerator: Accelerator):

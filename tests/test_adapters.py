@@ -187,7 +187,7 @@ def test_mixing_sees_h_x_and_the_blocks_of_every_bottleneck(adapted):
         seen[site.path, site.blocks.start, site.blocks.stop] = (h, x, site)
         return h
 
-    with adapted.mixing(mix, 2, lambda: batch):
+    with adapted.mixing(mix, slice(2, 3), lambda: batch):
         assert torch.equal(logits(adapted.model), plain)
     assert set(seen) == {(path, *blocks) for path in adapted.sites for blocks in ((0, 2), (2, 3))}
     for (path, first, _), (h, x, site) in seen.items():
@@ -202,9 +202,9 @@ def test_mixing_sees_h_x_and_the_blocks_of_every_bottleneck(adapted):
 def test_a_mix_to_zero_switches_the_adapter_off_and_one_by_blocks_a_part_of_it(adapted):
     lora, past = lora_for(adapted, seed=1), lora_for(adapted, seed=2)
     adapted.wear(lora, past)
-    with adapted.mixing(lambda h, x, site: 0 * h, 1, lambda: None):
+    with adapted.mixing(lambda h, x, site: 0 * h, slice(1, 2), lambda: None):
         torch.testing.assert_close(logits(adapted.model), logits(tiny_llama()))
-    with adapted.mixing(lambda h, x, site: h * (site.blocks == slice(1, 2)), 1, lambda: None):
+    with adapted.mixing(lambda h, x, site: h * (site.blocks == slice(1, 2)), slice(1, 2), lambda: None):
         alone = logits(adapted.model)
     torch.testing.assert_close(alone, by_hand(lora, 7 / 3), atol=1e-4, rtol=1e-4)
 
@@ -213,7 +213,7 @@ def test_mixing_ends_with_an_exception_too(adapted):
     adapted.wear(lora_for(adapted))
     plain = logits(adapted.model)
     with pytest.raises(ZeroDivisionError):
-        with adapted.mixing(lambda h, x, site: 1 / 0, 0, lambda: None):
+        with adapted.mixing(lambda h, x, site: 1 / 0, slice(0, 1), lambda: None):
             logits(adapted.model)
     assert torch.equal(logits(adapted.model), plain)
 

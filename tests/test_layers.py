@@ -11,7 +11,7 @@ LAYERS = {
     0: "errors lora subspaces metrics streams words",
     1: "world folders hub text adapters geometry",
     2: "sources models method settings",
-    3: "methods",
+    3: "methods probe",
     4: "training evaluation store",
     5: "runs compare merging continual pretrain",
     6: "plots",

@@ -15,7 +15,7 @@ from ..streams import Example
 
 @dataclass
 class ZeroShot(Method):
-    card: ClassVar[Card] = Card("Zero-shot", "", "reference", "exact")
+    card: ClassVar[Card] = Card("Zero-shot", "", "reference", "exact", trains=False)
 
     def start(self, task: Task) -> Start:
         return Start(task.fresh(), trains="")                        # B = 0: the base's own function
