@@ -51,19 +51,42 @@ def stack(*loras: Lora) -> Lora:
     return each(lambda *pairs: Pair(torch.cat([p.A for p in pairs], 0), torch.cat([p.B for p in pairs], 1)), *loras)
 
 
-def truncate(pair: Pair, rank: int) -> tuple[Pair, float]:
-    """The best pair of at most `rank` for B A, and the share of squared norm that it discards (0 where nothing is lost).
+def inner(one: Pair, other: Pair) -> Tensor:
+    """<B1 A1, B2 A2>, the sum of entrywise products, from r x r matrices alone. A pair with itself: the squared norm."""
+    return ((one.B.T @ other.B) * (one.A @ other.A.T)).sum()
+
+
+def whole(M: Tensor) -> Pair:
+    """A dense M (d_out, d_in) as an exact pair: the other factor, on the shorter side, is the identity."""
+    d_out, d_in = M.shape
+    I = torch.eye(min(d_out, d_in), dtype=M.dtype, device=M.device)
+    return Pair(M, I) if d_out <= d_in else Pair(I, M)
+
+
+def svd(pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
+    """B A = U diag(S) V^T: U (d_out, k), S (k,) descending, V^T (k, d_in), k = min(d_out, d_in, r), float32 or better.
 
     QR of both factors, then an SVD of a small core; no (d_out, d_in) matrix is formed. Signs are fixed (the largest
-    entry of each left vector is positive), so runs repeat. The singular values go in equal shares to A and B.
+    entry of each left vector is positive), so runs repeat.
     """
-    Qb, Rb = torch.linalg.qr(lifted(pair.B))                         # (d_out, m), (m, k) with m = min(d_out, k)
-    Qa, Ra = torch.linalg.qr(lifted(pair.A).T)                       # (d_in, n), (n, k) with n = min(d_in, k)
+    Qb, Rb = torch.linalg.qr(lifted(pair.B))                         # (d_out, m), (m, r) with m = min(d_out, r)
+    Qa, Ra = torch.linalg.qr(lifted(pair.A).T)                       # (d_in, n), (n, r) with n = min(d_in, r)
     U, S, Vt = torch.linalg.svd(Rb @ Ra.T, full_matrices=False)      # the core: (m, n)
-    B, A = Qb @ U[:, :rank], Vt[:rank] @ Qa.T
-    top = B.gather(0, B.abs().argmax(0, keepdim=True))               # (1, rank)
-    sign = torch.where(top < 0, -1.0, 1.0).to(B.dtype)
+    U, Vt = Qb @ U, Vt @ Qa.T
+    top = U.gather(0, U.abs().argmax(0, keepdim=True))               # (1, k)
+    sign = torch.where(top < 0, -1.0, 1.0).to(U.dtype)
+    return U * sign, S, sign.T * Vt
+
+
+def truncate(pair: Pair, rank: int | None) -> tuple[Pair, float]:
+    """The best pair of at most `rank` for B A, and the share of squared norm that it discards (0 where nothing is lost).
+
+    The singular values go in equal shares to A and B. Without a rank the pair stays as it is.
+    """
+    if rank is None:
+        return pair, 0.0
+    U, S, Vt = svd(pair)
     root = S[:rank].sqrt()
     total = S.square().sum()
     lost = float(S[rank:].square().sum() / total) if total > 0 else 0.0
-    return Pair(((root * sign[0])[:, None] * A).to(pair.A.dtype), (B * (sign * root)).to(pair.B.dtype)), lost
+    return Pair((root[:, None] * Vt[:rank]).to(pair.A.dtype), (U[:, :rank] * root).to(pair.B.dtype)), lost

@@ -3,7 +3,7 @@ import pytest
 import torch
 from tiny import SITES, random_lora
 
-from mbf_utils.lora import Lora, Pair, copied, each, stack, truncate
+from mbf_utils.lora import Lora, Pair, copied, each, inner, stack, svd, truncate, whole
 
 SHAPES = [(3, 9, 5), (1, 4, 4), (6, 4, 9), (8, 3, 3), (5, 5, 1)]     # rank, d_in, d_out; also ranks above a side
 
@@ -115,3 +115,31 @@ def test_truncation_returns_the_type_that_it_got(dtype):
     scale = torch.finfo(dtype).eps * 20
     torch.testing.assert_close(dense(Pair(short.A.double(), short.B.double())), dense(exact), rtol=0, atol=scale * float(dense(exact).abs().max()))
     assert lost == pytest.approx(exact_lost, abs=1e-5)
+
+
+@pytest.mark.parametrize("rank, d_in, d_out", SHAPES)
+def test_the_svd_of_a_pair_is_that_of_its_product(rank, d_in, d_out):
+    pair = normal(rank, d_in, d_out)
+    U, S, Vt = svd(pair)
+    k = min(rank, d_in, d_out)
+    assert U.shape == (d_out, k) and S.shape == (k,) and Vt.shape == (k, d_in)
+    torch.testing.assert_close(U * S @ Vt, dense(pair))
+    torch.testing.assert_close(S, torch.linalg.svdvals(dense(pair))[:k])
+    for orthonormal in (U.T @ U, Vt @ Vt.T):
+        torch.testing.assert_close(orthonormal, torch.eye(k, dtype=torch.float64))
+    assert (U.gather(0, U.abs().argmax(0, keepdim=True)) > 0).all()
+
+
+def test_the_inner_product_is_that_of_the_dense_matrices():
+    one, other = normal(3, 9, 5, seed=1), normal(2, 9, 5, seed=2)
+    torch.testing.assert_close(inner(one, other), (dense(one) * dense(other)).sum())
+    torch.testing.assert_close(inner(one, one), dense(one).square().sum())
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 4), (1, 5)])
+def test_a_dense_matrix_is_a_pair_to_the_bit(shape):
+    M = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    pair = whole(M)
+    assert torch.equal(dense(pair), M) and pair.A.shape == (min(shape), shape[1])
+    same, lost = truncate(pair, None)
+    assert same is pair and lost == 0.0
