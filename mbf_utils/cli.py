@@ -162,7 +162,7 @@ def _merge(arguments) -> None:
 
 def _report(arguments) -> None:
     from . import plots
-    from .runs import find_runs, summarise
+    from .reports import find_runs, summarise
     runs = find_runs(arguments.runs)
     table, rows = summarise(runs)
     shown = ["stream", "order", "named", "model", "method", "setting", "seeds"]

@@ -12,6 +12,7 @@ and forgetting 0.0, 2.5, -7.5 or -5.0, depending on whose program computed it; `
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import stdtrit                              # quantiles of Student's t
 
 from mbf_utils.errors import InputError
 
@@ -120,6 +121,16 @@ def summary(R, baseline=None) -> dict[str, float]:
     found = {"AA": average_accuracy(R), "BWT": backward_transfer(R), "forgetting": forgetting(R),
              "learning_accuracy": learning_accuracy(R), "average_incremental_accuracy": average_incremental_accuracy(R)}
     return found if baseline is None else found | {"FWT": forward_transfer(R, baseline)}
+
+
+def paired_difference(ours, theirs) -> tuple[float, float]:
+    """(mean, half) of d = ours - theirs, pair by pair: half = t(0.975, n - 1) sd(d) / sqrt(n) is half of Student's 95 % interval
+    (sd with ddof 1). Two runs of one seed are a pair. half is NaN for one pair, both are for none, or where a score is NaN."""
+    d = np.subtract(ours, theirs, dtype=float)                # (n,)
+    n = len(d)
+    if n < 2:
+        return (float(d[0]) if n else float("nan")), float("nan")
+    return float(d.mean()), float(stdtrit(n - 1, 0.975) * d.std(ddof=1) / np.sqrt(n))
 
 
 def _mean(values) -> float:

@@ -21,13 +21,14 @@ from .errors import InputError
 from .evaluation import evaluate, general_loss
 from .lora import Lora, copied
 from .method import Method, Task
-from .methods import METHODS, make_method
+from .methods import make_method
 from .models import load_model, suggested
 from .probe import Probe
 from .settings import Settings
 from .sources import load_stream
 from .store import Store, read_config, read_table, save_value, table, task_folders, write_table
 from .streams import Stream
+from .titles import name_of
 from .training import accelerator_for, on_main, routed, train_task
 
 
@@ -114,7 +115,7 @@ def run_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, res
 
 def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, resume: bool = True, **settings) -> Iterator[Run]:
     """The same, one task at a time: each `next` learns one more task. A finished run is yielded once."""
-    name = method if isinstance(method, str) else _name(method)
+    name = method if isinstance(method, str) else name_of(method)
     method = make_method(method)
     stream = load_stream(stream)
     model, tokenizer = model if isinstance(model, tuple) else load_model(model)
@@ -209,13 +210,6 @@ def _settings(model, given: dict) -> Settings:
     return Settings(**{**suggested(model), **given})
 
 
-def _name(method: Method) -> str:
-    """The METHODS name of an instance: the row with its settings, else its class's first row, else the class's name."""
-    rows = {name: make() for name, make in METHODS.items()}
-    return next((name for name, row in rows.items() if row == method),
-                next((name for name, row in rows.items() if type(row) is type(method)), type(method).__name__))
-
-
 def _config(stream: Stream, name: str, method: Method, model, seed: int, settings: Settings, accelerator) -> dict:
     fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method) if field.init}
     values = {key: [value(i) for i in range(1, len(stream) + 1)] if isinstance(value, Callable) else value
@@ -242,49 +236,3 @@ def fingerprint(model) -> str:
         some = values[::max(1, len(values) // 64)][:64].float().cpu().tolist()
         digest.update(f"{name} {tuple(parameter.shape)} {some}".encode())
     return digest.hexdigest()[:16]
-
-
-def find_runs(paths) -> list[Run]:
-    """The runs in the given folders, each a run's folder or one that holds such folders."""
-    runs = []
-    for path in map(Path, paths):
-        found = [path] if (path / "config.json").is_file() else sorted(file.parent for file in path.glob("*/config.json"))
-        if not found:
-            raise InputError(f"expected a run, or a folder of runs, at {path}, found no config.json there")
-        runs += map(Run, found)
-    for run in runs:
-        if len(run.logs) < len(run.names):
-            raise InputError(f"expected finished runs, found {len(run.logs)} of {len(run.names)} tasks in {run.folder}: "
-                             "give its command again to finish it")
-    return runs
-
-
-def summarise(runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(one row a method: mean and sample standard deviation (ddof 1) over its seeds, one row a run).
-
-    Runs that differ in anything but the seed are different rows. Accuracies in percent.
-    """
-    rows = []
-    for run in runs:
-        config = run.config
-        same = {key: value for key, value in config.items() if key not in ("seed", "device", "versions")}
-        rows.append({"stream": config["stream"]["name"], "order": config["stream"]["order"], "named": config["stream"]["named"],
-                     "model": Path(config["model"]["name"]).name, "method": run.method, "setting": _setting(config["method"]),
-                     "seed": config["seed"], **run.metrics(), "run": hashlib.sha256(json.dumps(same).encode()).hexdigest()[:8]})
-    each = pd.DataFrame(rows)
-    keys = ["stream", "order", "named", "model", "method", "setting", "run"]
-    scores = [name for name in each.columns if name not in (*keys, "seed")]
-    table = []
-    for key, group in each.groupby(keys, sort=False):
-        row = dict(zip(keys, key)) | {"seeds": len(group)}
-        for score in scores:
-            row |= {score: group[score].mean(), f"{score}_sd": group[score].std(ddof=1)}
-        table.append(row)
-    return pd.DataFrame(table), each
-
-
-def _setting(method: dict) -> str:
-    """What an entry changes of its row in METHODS: "lambda1=0.02"."""
-    usual = METHODS[method["name"]]() if method["name"] in METHODS else None
-    return ", ".join(f"{key}={value}" for key, value in method.items()
-                     if key not in ("name", "class") and not isinstance(value, list) and value != getattr(usual, key, value))

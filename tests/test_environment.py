@@ -70,7 +70,7 @@ def test_the_bounds_admit_colab(name):
 
 
 def test_colab_has_every_package_the_kit_needs():
-    assert set(CORE) - set(COLAB) <= {"filelock"}                       # filelock comes with torch
+    assert set(CORE) - set(COLAB) <= {"filelock", "scipy", "joblib"}     # come with torch and with scikit-learn
 
 
 def test_python_versions_agree():

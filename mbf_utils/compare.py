@@ -1,0 +1,290 @@
+"""Grids of runs: every stream with every method and seed is a cell, a run's folder; resumed cell by cell, in processes.
+
+    out/world-5-o1-olora-lambda1=0.1-0/            a cell, as run_stream leaves it
+    out/world-5-o1-olora-lambda1=0.1-0.cost.json   beside it what no two runs share: peak memory
+    out/failures.csv                               the cells that failed, with a sentence; gone when none did
+
+Each cell runs on one CPU thread, so the number of workers changes no byte of it. A worker imports once and keeps one base.
+"""
+from __future__ import annotations
+
+import copy
+import dataclasses
+import gc
+import hashlib
+import io
+import json
+import re
+import tempfile
+import time
+import traceback
+import warnings
+from contextlib import contextmanager, redirect_stderr
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Iterator, NamedTuple
+
+import pandas as pd
+import torch
+from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from tqdm.auto import tqdm
+
+from .errors import InputError
+from .method import Method
+from .methods import METHODS, make_method
+from .models import load_model
+from .reports import order_table, summarise
+from .runs import Run, run_stream
+from .sources import load_stream
+from .store import task_folders, write_json
+from .streams import Stream
+from .titles import name_of, setting_of
+
+
+class Base(NamedTuple):
+    """A base model by name and where to put it: what load_model takes."""
+    name: str = "tiny"
+    device: str = "auto"
+    dtype: str = "auto"
+    quantize: int | None = None
+
+
+class Cell(NamedTuple):
+    """One run of a comparison; its folder's name is its own."""
+    folder: Path
+    stream: Stream
+    method: str | Method                            # a Method is a model to copy
+    seed: int
+
+    @property
+    def left(self) -> int:
+        """Tasks still to learn."""
+        return len(self.stream) - len(task_folders(self.folder))
+
+
+class Comparison:
+    """The finished runs of a grid as tables. `failures`: cell and error sentence of those that failed."""
+
+    def __init__(self, runs: list[Run], failures: dict[str, str]):
+        self.runs = runs
+        self.failures = pd.DataFrame(failures.items(), columns=["cell", "error"])
+
+    @cached_property
+    def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        return summarise(self.runs)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a stream, order, method and setting, in METHODS' order; see reports.summarise."""
+        return self.tables[0]
+
+    @property
+    def each(self) -> pd.DataFrame:
+        """One row a run."""
+        return self.tables[1]
+
+    @cached_property
+    def orders(self) -> pd.DataFrame:
+        """One row a method that has several orders of one stream: AA over them, MOPD, AOPD; see reports.order_table."""
+        return order_table(self.runs)
+
+    def __repr__(self) -> str:
+        return f"Comparison({len(self.runs)} runs, {len(self.failures)} failed)"
+
+
+def compare(streams, methods, seeds, model="tiny", out=None, workers=1, **settings) -> Comparison:
+    """Learns every stream with every method and seed that is not learned yet, and returns the Comparison.
+
+    streams: Streams or what load_stream takes ("world-5:2"), one or several. methods: names in METHODS, pairs (name, {field:
+    value}) or Methods. seeds: whole numbers. model: a name, a folder, a Base, or (model, tokenizer), which is sent along with
+    every cell. out: folder of the runs (None: a temporary one). workers: the number of processes, or a joblib backend of
+    processes ("dask" within a client). settings: fields of settings.Settings, for all cells.
+
+    The first seed of all methods comes first, then the second. A cell that fails is recorded and does not stop the others;
+    only where all fail with one sentence it is raised as an InputError.
+    """
+    temporary = tempfile.TemporaryDirectory(prefix="mbf-", ignore_cleanup_errors=True) if out is None else None
+    out = Path(temporary.name if temporary else out).absolute()
+    cells = plan(streams, methods, seeds, out)
+    processes = _processes(workers)
+    base = model if isinstance(model, tuple) else Base(str(model))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"expected a folder to write to at {out}, found: {error.strerror}") from None
+    failures = _learn_all(cells, base, settings, workers, processes)
+    if len(failures) == len(cells) and len(set(failures.values())) == 1:
+        raise InputError(f"every run failed: {next(iter(failures.values()))}")
+    failed = out / "failures.csv"
+    failed.unlink(missing_ok=True)
+    comparison = Comparison([Run(cell.folder, temporary) for cell in cells if cell.folder.name not in failures], failures)
+    if failures:
+        comparison.failures.to_csv(failed, index=False, lineterminator="\n")
+    return comparison
+
+
+def plan(streams, methods, seeds, out: Path) -> list[Cell]:
+    """The cells of a grid in the order in which they are learned. Raises InputError for what is unknown or there twice."""
+    streams, entries, seeds = [load_stream(stream) for stream in _several(streams)], [_entry(m) for m in _several(methods)], _several(seeds)
+    if not (streams and entries and seeds) or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise InputError(f"expected a stream, a method and a whole number as seed, or several, found {len(streams)} streams, "
+                         f"{len(entries)} methods and the seeds {seeds}")
+    cells = [Cell(out / _folder(stream, label, seed), stream, method, seed)
+             for seed in seeds for stream in streams for label, method in entries]
+    names = [cell.folder.name for cell in cells]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"expected every stream, method and seed once, found two runs for the folder {twice}: leave one out, "
+                         "or give streams of one name and order, but other rows, to comparisons of their own")
+    return cells
+
+
+def _several(given) -> list:
+    pair = isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], dict)
+    return [given] if pair or isinstance(given, (str, Path, Stream, Method, int)) else list(given)
+
+
+def _entry(given) -> tuple[str, str | Method]:
+    """(its part of the folders' names, what run_stream takes) of a name, a pair (name, fields) or a Method."""
+    name, fields = given if isinstance(given, tuple) and len(given) == 2 else (given, {})
+    method = make_method(name, **fields)
+    name = name_of(method)
+    values = {field.name: getattr(method, field.name) for field in dataclasses.fields(method) if field.init}
+    setting = setting_of(name, {key: [value(i) for i in range(1, 6)] if callable(value) else value for key, value in values.items()})
+    return (f"{name}-{setting}", method) if setting else (name, name if name in METHODS else method)
+
+
+def _folder(stream: Stream, label: str, seed: int) -> str:
+    """world-5-o1-named-olora-lambda1=0.1-0; long parts end in a hash."""
+    def short(text: str) -> str:
+        text = re.sub(r"[^\w.=,-]", "", text)
+        return text if len(text) <= 60 else f"{text[:50]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{short(stream.name)}-o{short(stream.order)}{'-named' * stream.named}-{short(label)}-{seed}"
+
+
+def _processes(workers) -> int | None:
+    """The number of processes where it is known."""
+    if isinstance(workers, str) or not isinstance(workers, int):
+        if workers in ("threading", "multiprocessing", "sequential"):
+            raise InputError(f"expected a number of workers or a joblib backend that brings its own processes, found {workers!r}")
+        return None
+    if workers < 1:
+        raise InputError(f"expected 1 worker or more, found {workers}")
+    return workers
+
+
+def _learn_all(cells: list[Cell], base, settings: dict, workers, processes: int | None) -> dict[str, str]:
+    """{folder's name: error sentence} of the cells that failed; one line of progress."""
+    waiting, failures = {cell.folder.name: cell for cell in cells}, {}
+    left = {name: cell.left for name, cell in waiting.items()}          # tasks
+    learned, spent = 0, 0.0
+    with tqdm(total=len(cells), unit="run", bar_format="{n_fmt} of {total_fmt} runs |{bar:30}| {elapsed}{postfix}") as bar:
+        def done(name: str, error: str | None) -> None:
+            del waiting[name]
+            if error:
+                failures[name] = error
+            rest = sum(left[name] for name in waiting) * spent / learned / (processes or 1) if learned else 0
+            bar.set_postfix_str(f"{len(failures)} failed" + (f", {_minutes(rest)} left" if rest else ""), refresh=False)
+            bar.update()
+
+        while waiting:
+            under_way: set[str] = set()
+            try:
+                for name, seconds, error in _results(list(waiting.values()), base, settings, workers, under_way):
+                    if left[name] and not error:
+                        learned, spent = learned + left[name], spent + seconds
+                    under_way.discard(name)
+                    done(name, error)
+            except TerminatedWorkerError:           # nobody can tell which of them it was
+                for name in under_way:
+                    done(name, "a worker process died while this run was under way, perhaps for want of memory: give the command again")
+    return failures
+
+
+def _minutes(seconds: float) -> str:
+    return "under a minute" if seconds < 60 else f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+def _results(cells: list[Cell], base, settings: dict, workers, under_way: set[str]) -> Iterator[tuple[str, float, str | None]]:
+    """`_learn` of every cell, as they end. `under_way`: names of the cells that were sent; whoever reads strikes them off."""
+    if workers == 1:
+        try:
+            yield from (_learn(cell, base, settings) for cell in cells)
+        finally:
+            _loaded.cache_clear()
+        return
+
+    def calls():
+        for cell in cells:
+            under_way.add(cell.folder.name)
+            yield delayed(_learn)(cell, base, settings)
+
+    own = isinstance(workers, int)
+    try:
+        with parallel_config("loky", inner_max_num_threads=1) if own else parallel_config(workers):
+            pool = Parallel(workers if own else -1, return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs")
+    except ValueError as error:
+        raise InputError(f"expected a number of workers or a joblib backend that returns results as they end, found {workers!r}: {error}") from None
+    yield from pool(calls())
+
+
+@lru_cache(maxsize=1)
+def _loaded(base: Base):
+    return load_model(*base)
+
+
+def _learn(cell: Cell, base, settings: dict) -> tuple[str, float, str | None]:
+    """One cell, in whatever process: (its folder's name, seconds, None or what went wrong)."""
+    began, error, threads = time.monotonic(), None, torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with redirect_stderr(io.StringIO()), warnings.catch_warnings():         # one line of progress, not one a worker
+            model = _loaded(base) if isinstance(base, Base) else base
+            with _cost(cell):
+                run_stream(cell.stream, copy.deepcopy(cell.method), model, cell.seed, cell.folder, **settings)
+    except Exception as failure:
+        error = _sentence(failure)
+    finally:
+        torch.set_num_threads(threads)
+    return cell.folder.name, time.monotonic() - began, error
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(last.filename).name}, line {last.lineno})"
+
+
+@contextmanager
+def _cost(cell: Cell):
+    """Writes NAME.cost.json: the peak of this process's memory (Linux) and of the GPU's while the cell was learned, in MB, and
+    what the process held before: Python, the base, what earlier cells left. NaN is null. Of a cell learned in parts: the most."""
+    if not cell.left:
+        yield
+        return
+    gc.collect()
+    gpu, before = torch.cuda.is_available(), _reset_peak()
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    yield
+    file = cell.folder.with_name(f"{cell.folder.name}.cost.json")
+    found = {"before_mb": before, "peak_memory_mb": _memory("VmHWM") if before else None,
+             "peak_gpu_mb": torch.cuda.max_memory_allocated() / 1e6 if gpu else None}
+    write_json(found, file)
+
+
+def _reset_peak() -> float | None:
+    """Sets this process's peak back to what it holds now, in MB; None where the system does not let it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        held, peak = _memory("VmRSS"), _memory("VmHWM")
+    except (OSError, ValueError):
+        return None
+    return held if peak < held + 20 else None
+
+
+def _memory(key: str) -> float:
+    """MB of this process: VmRSS, what it holds, or VmHWM, the most that it held."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024 / 1e6

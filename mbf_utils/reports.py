@@ -1,0 +1,155 @@
+"""Tables of finished runs: a row a run, a row a method, differences to sequential LoRA over the same seeds, ranks, orders.
+
+Runs are compared within a `setup`: the same stream in the same order, base and training settings. Scores are in percent, spread
+is the sample standard deviation (ddof 1). A rank says no more than the intervals carry.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from statistics import mean
+
+import pandas as pd
+
+from . import metrics
+from .errors import InputError
+from .runs import Run
+from .titles import REFERENCE, card_of, group_of, place_of, setting_of, title_of
+
+KEYS = ["stream", "order", "named", "model", "method", "setting", "run", "setup"]
+CARD = ["family", "fidelity", "memory", "task_id", "old_data"]
+COSTS = ["seconds_train", "seconds_evaluate", "peak_memory_mb", "peak_gpu_mb", "state_bytes"]
+YARDSTICK = "seqlora"                               # the method whose paired difference every row shows
+READINGS = ("AA", "AA_options")                     # exact match, the best of the task's labels
+
+
+def find_runs(paths) -> list[Run]:
+    """The runs in the given folders, each a run's folder or one that holds such folders."""
+    runs = []
+    for path in map(Path, paths):
+        found = [path] if (path / "config.json").is_file() else sorted(file.parent for file in path.glob("*/config.json"))
+        if not found:
+            raise InputError(f"expected a run, or a folder of runs, at {path}, found no config.json there")
+        runs += map(Run, found)
+    for run in runs:
+        if len(run.logs) < len(run.names):
+            raise InputError(f"expected finished runs, found {len(run.logs)} of {len(run.names)} tasks in {run.folder}: "
+                             "give its command again to finish it")
+    return runs
+
+
+def summarise(runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(one row a method, setting and setup, in METHODS' order; one row a run). The costs are the columns COSTS of both.
+
+    Every score is a mean over the seeds, with its standard deviation in the column `..._sd`. AA_minus_seqlora is the mean
+    difference over the seeds that both have, AA_minus_seqlora_half half of its 95 % t-interval. See `_ranks` for `rank`.
+    """
+    found = [_row(run) for run in runs]
+    setups = list(dict.fromkeys(row["setup"] for row in found))
+    found.sort(key=lambda row: (setups.index(row["setup"]), place_of(row["method"]), row["setting"], row["run"], row["seed"]))
+    each = pd.DataFrame(found)
+    if (twice := each[each.duplicated(["run", "seed"])]).size:
+        raise InputError(f"expected one run of each seed, found two of {twice.iloc[0]['method']} with seed {twice.iloc[0]['seed']} "
+                         "and the same settings: a copy is no second measurement, leave one out")
+    rows = []
+    for _, together in each.groupby("setup", sort=False):
+        scores = {run: group.set_index("seed") for run, group in together.groupby("run", sort=False)}
+        ranks = {reading: _ranks({run: (group["method"].iloc[0], group[reading]) for run, group in scores.items()})
+                 for reading in READINGS if reading in together}
+        yardstick = next((group for group in scores.values() if group["method"].iloc[0] == YARDSTICK), None)
+        rows += [_summary(run, group, yardstick, ranks) for run, group in scores.items()]
+    return pd.DataFrame(rows), each
+
+
+def _row(run: Run) -> dict:
+    """One run: what it is, its metrics, its costs."""
+    config, logs = run.config, run.logs
+    values = {key: value for key, value in config["method"].items() if key not in ("name", "class")}
+    same = {key: value for key, value in config.items() if key not in ("seed", "device", "versions")}
+    beside = run.folder.with_name(f"{run.folder.name}.cost.json")
+    cost = json.loads(beside.read_text()) if beside.is_file() else {}
+    memory = run.folder / "memory.safetensors"
+    return {"stream": config["stream"]["name"], "order": config["stream"]["order"], "named": config["stream"]["named"],
+            "model": Path(config["model"]["name"]).name, "method": run.method, "setting": setting_of(run.method, values),
+            "seed": config["seed"], **run.metrics(), "run": _hash(same),
+            "setup": _hash({key: value for key, value in same.items() if key != "method"}),
+            "seconds_train": sum(log["seconds_train"] for log in logs),
+            "seconds_evaluate": sum(log["seconds_evaluate"] for log in logs),
+            "peak_memory_mb": cost.get("peak_memory_mb"), "peak_gpu_mb": cost.get("peak_gpu_mb"),
+            "state_bytes": memory.stat().st_size if memory.is_file() else None}
+
+
+def _hash(value) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
+
+
+def _summary(run: str, group: pd.DataFrame, yardstick: pd.DataFrame | None, ranks: dict) -> dict:
+    """One row of the table from a method's runs in one setup (index: the seeds)."""
+    first = group.iloc[0]
+    card = card_of(first["method"])
+    row = {key: first[key] for key in KEYS} | {"run": run, "title": title_of(first["method"], first["setting"])}
+    row |= {field: getattr(card, field) if card else "" for field in CARD} | {"group": group_of(first["method"]), "seeds": len(group)}
+    for reading in ranks:
+        row["rank" + reading.removeprefix("AA")] = ranks[reading].get(run, "")
+    for score in [column for column in group.columns if column not in (*KEYS, *COSTS)]:
+        row |= {score: group[score].mean(), f"{score}_sd": group[score].std(ddof=1)}
+    for reading in ranks:
+        name = f"{reading}_minus_{YARDSTICK}"
+        row[name], row[f"{name}_half"] = (difference(group[reading], yardstick[reading]) if yardstick is not None
+                                          else (float("nan"), float("nan")))
+    return row | {cost: pd.to_numeric(group[cost]).mean() for cost in COSTS}
+
+
+def difference(ours: pd.Series, theirs: pd.Series) -> tuple[float, float]:
+    """(mean, half of the 95 % t-interval) of the paired differences over the seeds (the index) that both have."""
+    seeds = [seed for seed in ours.index if seed in theirs.index]
+    return metrics.paired_difference(ours.loc[seeds].tolist(), theirs.loc[seeds].tolist())
+
+
+def _ranks(scores: dict[str, tuple[str, pd.Series]]) -> dict[str, str]:
+    """{run: "2–4"} from {run: (method, one score a seed)}: the places within its own group that the seeds leave open.
+
+    The first is 1 + the number of methods above it, the last is the group's size less those below it, where above and below
+    mean that the 95 % interval of the paired difference excludes 0 (intervals not corrected for their number). References
+    have no rank, nor has a method that shares no two seeds with another.
+    """
+    ranks = {}
+    for run, (method, ours) in scores.items():
+        others = [theirs for other, (rival, theirs) in scores.items() if other != run and group_of(rival) == group_of(method)]
+        found = [(distance, half) for distance, half in (difference(ours, theirs) for theirs in others) if half == half]
+        if group_of(method) != REFERENCE and found:
+            first = 1 + sum(distance < -half for distance, half in found)
+            last = 1 + len(found) - sum(distance > half for distance, half in found)
+            ranks[run] = str(first) if first == last else f"{first}–{last}"
+    return ranks
+
+
+def order_table(runs: list[Run]) -> pd.DataFrame:
+    """For methods with several orders of the same tasks: AA over orders and seeds, MOPD and AOPD (metrics.order_disparity),
+    computed for every seed that has all the orders: mean and standard deviation over these seeds."""
+    found: dict[tuple, dict] = {}
+    for run in runs:
+        config = run.config
+        values = {key: value for key, value in config["method"].items() if key not in ("name", "class")}
+        same = (config["stream"]["name"], config["stream"]["named"], Path(config["model"]["name"]).name, run.method,
+                setting_of(run.method, values), _hash([sorted(run.names), config["settings"], config["effective_batch"]]))
+        found.setdefault(same, {}).setdefault(config["seed"], {})[config["stream"]["order"]] = run
+    rows = [dict(zip(KEYS[:1] + KEYS[2:6], same)) | _disparity(seeds) for same, seeds in
+            sorted(found.items(), key=lambda item: place_of(item[0][3])) if len({order for runs in seeds.values() for order in runs}) > 1]
+    return pd.DataFrame([row | {"title": title_of(row["method"], row["setting"])} for row in rows])
+
+
+def _disparity(seeds: dict[int, dict[str, Run]]) -> dict:
+    """One row of `order_table` from {seed: {order: run}}."""
+    orders = list(dict.fromkeys(order for runs in seeds.values() for order in runs))
+    whole = [runs for runs in seeds.values() if len(runs) == len(orders)]
+    row = {"orders": ", ".join(orders), "seeds": len(whole)}
+    for reading, name in (("matrix", ""), ("options", "_options")):
+        finals = [{order: getattr(run, reading).iloc[-1].to_dict() for order, run in runs.items()} for runs in whole]
+        disparities = [metrics.order_disparity(final) for final in finals]
+        found = {"AA": [mean(mean(scores.values()) for scores in final.values()) for final in finals],
+                 "MOPD": [most for most, _ in disparities], "AOPD": [average for _, average in disparities]}
+        for metric, values in found.items():
+            row |= {metric + name: pd.Series(values, dtype=float).mean(), f"{metric}{name}_sd": pd.Series(values, dtype=float).std(ddof=1)}
+    return row

@@ -1,0 +1,72 @@
+"""What tables and figures call a method, what its card says, and with whom it is compared: one place for all of them."""
+from __future__ import annotations
+
+from functools import cache
+from types import MappingProxyType
+
+from .method import Card, Method
+from .methods import METHODS
+
+MARK = "†"                                              # after the title of a method that is reconstructed
+MARKED = f"{MARK} reconstructed: no public code, or a rule of which the paper leaves parts open"
+RIVAL, RECONSTRUCTED, REFERENCE = "rival", "reconstructed", "reference"
+VARIANTS = MappingProxyType({                           # rows that are a class with other settings; other rows: the card's title
+    "slao_random": "SLAO, random start", "slao_last_merged": "SLAO, from the last merged pair",
+    "slao_preserve": "SLAO, start keeps the function", "slao_ftba_mb": "SLAO, no QR, B merged",
+    "slao_ftba_ma": "SLAO, no QR, A merged", "slao_ftba_mba": "SLAO, no QR, both merged",
+    "slao_frea_mb": "SLAO, no QR, A frozen", "slao_freb_ma": "SLAO, no QR, B frozen",
+    "slao_no_merge": "SLAO, nothing merged", "slao_merge_both": "SLAO, both merged",
+    "slao_mean": "SLAO, λ(i) = 1/i", "slao_half": "SLAO, λ(i) = 1/2",
+})
+
+
+@cache
+def card_of(name: str) -> Card | None:
+    """The card of a METHODS row; None for a method of one's own."""
+    return METHODS[name]().card if name in METHODS else None
+
+
+def title_of(name: str, setting: str = "") -> str:
+    """"O-LoRA", "SLAO, random start", "O-LoRA (lambda1=0.1)"; with a dagger where the method is reconstructed."""
+    card = card_of(name)
+    title = VARIANTS.get(name) or (card.title + _changes(name) if card else name)
+    return title + (MARK if card and card.fidelity == RECONSTRUCTED else "") + (f" ({setting})" if setting else "")
+
+
+def _changes(name: str) -> str:
+    """Of a variant without a title of its own: what it sets."""
+    fields = getattr(METHODS[name], "keywords", {})
+    return "".join(f", {key} {value}" for key, value in fields.items())
+
+
+def group_of(name: str) -> str:
+    """Who is ranked with whom: references and what needs more than the others (the task's name at test time, old rows) are
+    not ranked; reconstructed methods only among themselves."""
+    card = card_of(name)
+    if card and (card.family == "reference" or card.task_id or card.old_data):
+        return REFERENCE
+    return RECONSTRUCTED if card and card.fidelity == RECONSTRUCTED else RIVAL
+
+
+def place_of(name: str) -> int:
+    """The row in METHODS; methods of one's own come last."""
+    return list(METHODS).index(name) if name in METHODS else len(METHODS)
+
+
+def name_of(method: Method) -> str:
+    """The METHODS name of an instance: the row with its settings, else its class's first row, else the class's name."""
+    rows = {name: make() for name, make in METHODS.items()}
+    return next((name for name, row in rows.items() if row == method),
+                next((name for name, row in rows.items() if type(row) is type(method)), type(method).__name__))
+
+
+def setting_of(name: str, values: dict) -> str:
+    """What the fields `values` change of the row `name`: "lambda1=0.02"; all of them for a method of one's own."""
+    usual, found = METHODS[name]() if name in METHODS else None, []
+    for key, value in values.items():
+        expected = getattr(usual, key, None)
+        if callable(expected):                                       # a schedule is stored as its values
+            expected = [expected(i) for i in range(1, len(value) + 1)]
+        if value != (list(expected) if isinstance(expected, tuple) else expected):
+            found.append(f"{key}={value}" if len(str(value)) < 40 else f"{key}={str(value)[:38]}…")
+    return ", ".join(found)
