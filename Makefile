@@ -16,7 +16,7 @@ demo: .venv/demo.stamp
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/mbf demo $(ARGS)
 
 test: .venv/all.stamp
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 MBF_FAST=1 .venv/bin/python -m pytest -n 2 tests $(ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 MBF_FAST=1 .venv/bin/python -m pytest -n 2 --dist loadgroup tests $(ARGS)
 
 lab: .venv/all.stamp
 	.venv/bin/jupyter lab --notebook-dir=notebooks $(ARGS)

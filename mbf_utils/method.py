@@ -81,7 +81,7 @@ class Method:
     """
     memory: dict = field(default_factory=dict, init=False, repr=False)
     extra: dict[str, nn.Parameter] = field(default_factory=dict, init=False, repr=False)
-    card: ClassVar[Card]
+    card: ClassVar[Card] = Card("Own method", "", "own", "exact")
 
     def data(self, task: Task) -> list[Example]:
         """The rows to train on."""

@@ -1,6 +1,7 @@
 """The other methods beside arithmetic by hand, and the table: order, cards, instances, errors."""
 import dataclasses
 import math
+import re
 
 import pytest
 import torch
@@ -185,24 +186,9 @@ def test_every_card_is_complete(name):
     assert isinstance(card, Card) and card.title
     assert card.fidelity in ("exact", "adapted", "reconstructed") and (card.fidelity == "exact") == (card.differs == "")
     assert card.memory in ("constant", "linear") and card.merges in ("", "descending", "independent")
-    assert (card.family == "reference") == (card.paper == "") and card.family
-    assert type(card.task_id) is type(card.old_data) is bool
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_the_card_tells_the_truth_about_memory_task_ids_and_old_rows(name):
-    method, sizes = METHODS[name](), []
-    for index in range(1, 6):
-        task = make_task(index, train=[Example(f"{index}", ("a",))])
-        rows = method.data(task)
-        assert (len(rows) > 1) == (method.card.old_data and index > 1)
-        method.start(task)
-        result = method.finish(tuned(index), task)
-        size = sum(t.numel() for t in {id(t): t for t in tensors(method.memory)}.values())
-        sizes.append(size + len(method.memory.get("rows", [])))
-    assert (sizes[4] > sizes[3] > sizes[2]) == (method.card.memory == "linear")
-    assert (sizes[4] == sizes[3] == sizes[2]) == (method.card.memory == "constant")
-    assert (not equal(method.worn("task1", result), result)) == method.card.task_id
+    assert card.family and (card.paper or card.family == "reference")
+    assert {type(value) for value in (card.task_id, card.old_data, card.trains, card.looks, card.routes)} == {bool}
+    assert not card.paper or re.search(r", .* (19|20)\d\d, ", card.paper)           # authors, venue year, where
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -211,18 +197,6 @@ def test_the_repr_shows_every_hyper_parameter_and_nothing_else(name):
     shown = {f.name: repr(getattr(method, f.name)) for f in dataclasses.fields(method) if f.init}
     assert repr(method) == f"{type(method).__name__}({', '.join(f'{key}={value}' for key, value in shown.items())})"
     assert "memory" not in shown and "extra" not in shown
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_no_method_modifies_what_came_in_or_what_it_gave(name):
-    method, results = METHODS[name](), []
-    for index in range(1, 4):
-        start = method.start(make_task(index))
-        past = copied(start.past) if start.past else None
-        new = tuned(index)
-        results.append((result := method.finish(new, make_task(index)), copied(result)))
-        assert equal(new, tuned(index)) and (past is None or equal(past, start.past))
-        assert all(equal(result, copy) for result, copy in results)
 
 
 def test_a_method_comes_from_its_name_or_passes_through_unused():

@@ -13,7 +13,6 @@ from mbf_utils import evaluation
 from mbf_utils.errors import InputError
 from mbf_utils.lora import Pair
 from mbf_utils.method import Method, Task
-from mbf_utils.methods import METHODS
 from mbf_utils.methods.references import MultiTask
 from mbf_utils.methods.slao import SLAO
 from mbf_utils.runs import Run, fingerprint, run_stream, walk_stream
@@ -298,17 +297,3 @@ def test_a_task_goes_on_from_what_is_stored_also_within_one_process(stream, mode
 
     run_stream(stream, Keeps(), model, **FAST)
     assert found == [True, True, True]
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_learns_the_toy_stream_resumed_after_each_task_as_in_one_go(stream, model, method, tmp_path):
-    whole = run_stream(stream, method, model, out=tmp_path / "whole", **FAST)
-    for _ in stream:                                                 # a new method object for every task
-        next(walk_stream(stream, method, model, out=tmp_path / "resumed", **FAST))
-    assert contents(tmp_path / "resumed") == contents(whole.folder)
-    assert whole.method == method and whole.matrix.shape == (3, 3)
-    assert all(math.isfinite(loss) for log in whole.logs for loss in log["losses"] + [log["general_loss"]])
-    for i in (1, 2, 3):
-        for which in ("result", "tuned"):
-            assert all(factor.isfinite().all() for pair in whole.lora(i, which).values() for factor in pair)
-    assert all(math.isfinite(whole.metrics()[name]) for name in ("AA", "BWT", "forgetting", "learning_accuracy"))

@@ -10,10 +10,10 @@ WORDS = "alpha beta gamma delta one two three four five six seven eight nine ten
 SITES = {"layer.q": (9, 5), "layer.v": (7, 6)}      # module path -> (d_in, d_out), for tests without a model
 
 
-def tiny_llama(seed=0) -> LlamaForCausalLM:
-    """Hidden 16, 2 layers, 40 tokens; norms are random too, so that no layer is special."""
+def tiny_llama(seed=0, hidden=16) -> LlamaForCausalLM:
+    """2 layers, 40 tokens; norms are random too, so that no layer is special."""
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=40, hidden_size=hidden, intermediate_size=hidden + 8, num_hidden_layers=2,
                                          num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64))
     for parameter in model.parameters():
         parameter.data = 0.5 * torch.randn_like(parameter)
