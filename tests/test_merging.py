@@ -188,7 +188,9 @@ def test_one_adapter_or_a_method_that_cannot_merge_is_refused(tmp_path):
         merge_adapters(folders[:1], tmp_path / "out")
     with pytest.raises(InputError, match="without data"):
         merge_adapters(folders, tmp_path / "out", "olora")
-    assert {name for name, make in METHODS.items() if make().card.merges == "independent"} == {"task_arithmetic"}
+    assert {name for name, make in METHODS.items() if make().card.merges == "independent"} == {
+        "task_arithmetic", "ties", "ties_running", "dare", "dare_ties", "knots", "knots_running", "lora_lego", "lora_lego_running",
+        "opcm"}
 
 
 def test_no_space_leaves_nothing_half_written(tmp_path, monkeypatch):
