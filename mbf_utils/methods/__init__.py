@@ -2,27 +2,44 @@
 import dataclasses
 from functools import partial
 
+from .am_lora import AMLoRA
 from .c_lora import CLoRA
 from .codyra import CoDyRA
+from .corda import CorDA
 from .dare import DARE
 from .ema import EMA
+from .ewc import EWC
+from .gainlora import GainLoRA
 from .inclora import IncLoRA
+from .inflora import InfLoRA
 from .k_merge import KMerge
+from .keeplora import KeepLoRA
 from .knots import KnOTS
+from .lb_cl import LBCL
 from .lilora import LiLoRA
+from .loda import LoDA
 from .lora_lego import LoRALego
 from .lorac import LoRAC
 from .lori import LoRI
+from .lwf import LwF
 from .magmax import MagMax
+from .migu import MIGU
 from .mora import MoRA
 from .nlora import NLoRA
 from .olora import OLoRA
 from .opcm import OPCM
+from .oplora import OPLoRA
 from .orthoreg import OrthoReg
+from .osf import OSF
+from .p_and_m import PAndM
+from .rank1_pool import Rank1Pool
 from .references import MultiTask, PerTask, SeqLoRA, ZeroShot
+from .replay import Replay
+from .sapt import SAPT
 from .sd_lora import SDLoRA
 from .share import Share
 from .slao import SLAO, one_over, time_aware_scale
+from .slora import SLoRA
 from .task_arithmetic import TaskArithmetic
 from .ties import TIES
 from .treelora import TreeLoRA
@@ -37,17 +54,36 @@ METHODS = {
     "zero_shot": ZeroShot,
     "per_task": PerTask,
     "multi_task": MultiTask,
+    "replay": Replay,
+    "ewc": EWC,
+    "lwf": LwF,
     # a new adapter a task, all of them active
     "inclora": IncLoRA,
     "olora": OLoRA,
     "nlora": NLoRA,
     "nlora_released": partial(NLoRA, lam=0.4, released=True),
     # designed or projected subspaces
+    "inflora": InfLoRA,
+    "inflora_projected": partial(InfLoRA, design="projected", eps_start=0.995),     # the authors' version for language models
+    "keeplora": KeepLoRA,
+    "loda": LoDA,
+    "lb_cl": LBCL,
+    "oplora": OPLoRA,
+    "corda": CorDA,
+    "corda_ipm": partial(CorDA, mode="ipm"),
+    "osf": OSF,
+    "slora": SLoRA,
     # magnitudes, gates, routers
     "sd_lora": SDLoRA,
     "sd_lora_keep": partial(SDLoRA, reset=False),                         # not in the paper
     "codyra": CoDyRA,
     "lorac": LoRAC,
+    "migu": MIGU,
+    "rank1_pool": Rank1Pool,
+    "sapt": SAPT,
+    "am_lora": AMLoRA,
+    "gainlora": GainLoRA,
+    "gainlora_olora": partial(GainLoRA, lambda1=0.5),
     # merging after each task
     "task_arithmetic": TaskArithmetic,
     "orthoreg": OrthoReg,
@@ -65,6 +101,7 @@ METHODS = {
     "lora_lego_running": partial(LoRALego, running=True),
     "opcm": OPCM,
     "k_merge": KMerge,
+    "p_and_m": PAndM,
     "lori": LoRI,
     # other parametrisations
     "c_lora": CLoRA,
