@@ -90,3 +90,9 @@ def truncate(pair: Pair, rank: int | None) -> tuple[Pair, float]:
     total = S.square().sum()
     lost = float(S[rank:].square().sum() / total) if total > 0 else 0.0
     return Pair((root[:, None] * Vt[:rank]).to(pair.A.dtype), (U[:, :rank] * root).to(pair.B.dtype)), lost
+
+
+def compact(pair: Pair) -> Pair:
+    """The same B A at no more than the rank min(d_out, d_in) that such a matrix can have; nothing is lost but rounding."""
+    most = min(pair.B.shape[0], pair.A.shape[1])
+    return truncate(pair, most)[0] if pair.A.shape[0] > most else pair

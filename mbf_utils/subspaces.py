@@ -1,4 +1,4 @@
-"""Row spaces of LoRA factors: an orthonormal basis with fixed signs, and the angles between two row spaces.
+"""Row spaces of LoRA factors: orthonormal bases with fixed signs, what they leave free, and the angles between two of them.
 
 QR and SVD run in float32 or better (half types have no QR kernels) and the result goes back to the type it came in.
 """
@@ -44,3 +44,44 @@ def principal_angles(P: Tensor, Q: Tensor) -> Tensor:
     cosines = torch.linalg.svdvals(P @ Q.T)                          # (q,) descending: angles ascending
     sines = torch.linalg.svdvals(Q - (Q @ P.T) @ P).flip(0)          # (q,) ascending: angles ascending
     return torch.where(cosines ** 2 > 0.5, sines.arcsin(), cosines.arccos())     # rounding past 1 is on the side not taken
+
+
+def project_out(X: Tensor, Q: Tensor) -> Tensor:
+    """X (m, d) without its part in the row space of Q (k, d), rows orthonormal: X - X Q^T Q."""
+    return X - (X @ Q.T) @ Q
+
+
+def complement(Q: Tensor) -> Tensor:
+    """Orthonormal rows (d - k, d) of all that Q (k, d), rows orthonormal, leaves free."""
+    return torch.linalg.qr(lifted(Q).T, mode="complete").Q[:, Q.shape[0]:].T.to(Q.dtype)
+
+
+def directions(D: Tensor, count: int, Q: Tensor | None = None) -> Tensor:
+    """The `count` directions along which D (m, d) has the most energy: its first right singular vectors as rows (count, d).
+
+    With Q (k, d), rows orthonormal: those of D - D Q^T Q, orthogonal to Q even where little of D is left. Signs are fixed:
+    the largest entry of each row is positive. Of a symmetric positive matrix they are the first eigenvectors.
+    """
+    N = complement(lifted(D.new_zeros(0, D.shape[1]) if Q is None else Q))       # (d - k, d): what is searched
+    if count > N.shape[0]:
+        raise ValueError(f"{count} directions asked for where {N.shape[0]} of {D.shape[1]} are free: choose a lower rank")
+    V = torch.linalg.svd(lifted(D) @ N.T, full_matrices=D.shape[0] < count).Vh[:count] @ N
+    return (V * torch.where(V.gather(1, V.abs().argmax(1, keepdim=True)) < 0, -1.0, 1.0).to(V.dtype)).to(D.dtype)
+
+
+def widen(Q: Tensor | None, D: Tensor, energy: float) -> Tensor:
+    """Q (k, d), rows orthonormal, and the fewest further directions with which it holds the share `energy` of ||D||_F^2.
+
+        ||D - D Q'^T Q'||_F^2 <= (1 - energy) ||D||_F^2,   added are the first right singular vectors of D - D Q^T Q
+
+    D: (m, d). Nothing is added where Q holds enough; with energy = 1 all that D reaches, up to rounding. Source: gradient
+    projection memory, Saha et al., ICLR 2021 (arXiv 2103.09762).
+    """
+    Q = D.new_zeros(0, D.shape[1]) if Q is None else Q
+    N = complement(lifted(Q))                                        # (d - k, d)
+    D = lifted(D)
+    _, S, Vt = torch.linalg.svd(D @ N.T, full_matrices=False)
+    left = S.square().flip(0).cumsum(0).flip(0)                      # left[j]: what would remain after j more directions
+    rounding = (max(D.shape) * torch.finfo(D.dtype).eps) ** 2
+    more = int((left > max(1 - energy, rounding) * D.square().sum()).sum())
+    return torch.cat([Q, (Vt[:more] @ N).to(Q.dtype)])

@@ -3,7 +3,7 @@ import pytest
 import torch
 from tiny import SITES, random_lora
 
-from mbf_utils.lora import Lora, Pair, copied, each, inner, stack, svd, truncate, whole
+from mbf_utils.lora import Lora, Pair, compact, copied, each, inner, stack, svd, truncate, whole
 
 SHAPES = [(3, 9, 5), (1, 4, 4), (6, 4, 9), (8, 3, 3), (5, 5, 1)]     # rank, d_in, d_out; also ranks above a side
 
@@ -143,3 +143,12 @@ def test_a_dense_matrix_is_a_pair_to_the_bit(shape):
     assert torch.equal(dense(pair), M) and pair.A.shape == (min(shape), shape[1])
     same, lost = truncate(pair, None)
     assert same is pair and lost == 0.0
+
+
+@pytest.mark.parametrize("rank, d_in, d_out", SHAPES + [(40, 7, 6)])
+def test_a_compact_pair_is_the_same_product_at_a_rank_that_a_matrix_can_have(rank, d_in, d_out):
+    pair = normal(rank, d_in, d_out)
+    small = compact(pair)
+    torch.testing.assert_close(dense(small), dense(pair))
+    assert small.A.shape[0] == min(rank, d_in, d_out)
+    assert (small is pair) == (rank <= min(d_in, d_out))             # nothing is computed where nothing is gained

@@ -10,7 +10,7 @@ import scipy.linalg
 import torch
 
 import mbf_utils
-from mbf_utils.subspaces import orthonormal_rows, principal_angles
+from mbf_utils.subspaces import complement, directions, orthonormal_rows, principal_angles, project_out, widen
 
 SHAPES = [(1, 1), (1, 6), (3, 8), (5, 5), (8, 64)]
 
@@ -130,6 +130,91 @@ def test_angles_are_symmetric_and_vanish_inside_a_subspace():
 def test_half_types_have_angles_too():
     P, Q = normal(2, 9).half(), normal(2, 9, seed=1).half()
     assert torch.equal(principal_angles(P, Q), principal_angles(P.float(), Q.float()))
+
+
+@pytest.mark.parametrize("k, d", [(0, 4), (1, 4), (3, 8), (5, 5)])
+def test_a_space_and_its_complement_are_everything(k, d):
+    Q = orthonormal_rows(normal(k, d)) if k else torch.zeros(0, d, dtype=torch.float64)
+    N = complement(Q)
+    both = torch.cat([Q, N])
+    torch.testing.assert_close(both @ both.T, torch.eye(d, dtype=torch.float64))
+    X = normal(6, d, seed=1)
+    outside = project_out(X, Q)
+    torch.testing.assert_close(outside, X @ N.T @ N)
+    torch.testing.assert_close(outside @ Q.T, torch.zeros(6, k, dtype=torch.float64))
+    torch.testing.assert_close(project_out(outside, Q), outside)
+    torch.testing.assert_close(X, outside + X @ Q.T @ Q)
+
+
+@pytest.mark.parametrize("m, d", [(12, 8), (8, 8), (3, 8)])
+@pytest.mark.parametrize("count", [1, 3])
+def test_directions_are_the_first_right_singular_vectors_with_their_largest_entry_positive(m, d, count):
+    for seed in range(5):
+        D = normal(m, d, seed=seed)
+        V = directions(D, count)
+        truth = np.linalg.svd(D.numpy())[2][:count]
+        np.testing.assert_allclose(np.abs((V.numpy() * truth).sum(1)), 1)
+        assert (V.gather(1, V.abs().argmax(1, keepdim=True)) > 0).all()
+        Q = orthonormal_rows(normal(2, d, seed=seed + 50))
+        V = directions(D, count, Q)
+        truth = np.linalg.svd((D - D @ Q.T @ Q).numpy())[2][:count]
+        energy = np.linalg.norm(D.numpy() @ truth.T)
+        assert float((D @ V.T).norm()) == pytest.approx(energy)      # no other directions off Q have more
+        torch.testing.assert_close(V @ V.T, torch.eye(count, dtype=D.dtype))
+        torch.testing.assert_close(V @ Q.T, torch.zeros(count, 2, dtype=D.dtype))
+
+
+def test_directions_are_orthogonal_to_q_even_where_nothing_is_left():
+    Q = orthonormal_rows(normal(3, 9)).float()
+    for D in (torch.zeros(4, 9), normal(4, 3).float() @ Q, normal(1, 9).float()):
+        V = directions(D, 4, Q)
+        torch.testing.assert_close(V @ V.T, torch.eye(4))
+        assert (V @ Q.T).abs().max() < 1e-6
+    with pytest.raises(ValueError, match="7 directions asked for where 6 of 9 are free"):
+        directions(torch.ones(4, 9), 7, Q)
+    assert directions(normal(4, 9).half(), 2).dtype == torch.float16
+
+
+def widened_by_hand(M, R, share):
+    """Gradient projection memory, column by column. M (d, k), R (d, n)."""
+    total = np.linalg.norm(R) ** 2
+    rest = R - M @ (M.T @ R)
+    U, S, _ = np.linalg.svd(rest)
+    held = (total - np.linalg.norm(rest) ** 2) / total
+    for u, s in zip(U.T, S):
+        if held >= share:
+            break
+        M, held = np.hstack([M, u[:, None]]), held + s ** 2 / total
+    return M
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8, 0.95, 0.999])
+@pytest.mark.parametrize("k", [0, 1, 4])
+@pytest.mark.parametrize("m", [20, 5])
+def test_widening_is_gradient_projection_memory(share, k, m):
+    for seed in range(4):
+        D = normal(m, 10, seed=seed)
+        Q = orthonormal_rows(normal(k, 10, seed=seed + 50)) if k else torch.zeros(0, 10, dtype=torch.float64)
+        wide = widen(Q, D, share)
+        truth = widened_by_hand(Q.numpy().T, D.numpy().T, share)
+        assert wide.shape == truth.T.shape and torch.equal(wide[:k], Q)
+        np.testing.assert_allclose((wide.T @ wide).numpy(), truth @ truth.T, atol=1e-10)
+        held = float(1 - project_out(D, wide).square().sum() / D.square().sum())
+        assert held >= share - 1e-12
+        assert len(wide) == k or float(1 - project_out(D, wide[:-1]).square().sum() / D.square().sum()) < share
+        assert torch.equal(widen(wide, D, share), wide)              # it holds enough: nothing is added
+    assert torch.equal(widen(None, D, share), widen(torch.zeros(0, 10, dtype=torch.float64), D, share))
+
+
+def test_widening_to_everything_takes_what_is_there_and_no_rounding():
+    D = (normal(12, 3) @ normal(3, 10, seed=1)).float()              # rank 3
+    wide = widen(None, D, 1.0)
+    assert wide.shape == (3, 10)
+    torch.testing.assert_close(widen(wide, D, 1.0), wide)
+    faint = D + 1e-3 * normal(12, 10, seed=2).float()
+    full = widen(wide, faint, 1.0)                                   # what is added is a thousand times smaller
+    torch.testing.assert_close(full @ full.T, torch.eye(10), atol=1e-6, rtol=0)
+    assert torch.equal(widen(full, faint, 1.0), full) and len(widen(None, torch.zeros(4, 6), 1.0)) == 0
 
 
 def with_examples():
