@@ -1,4 +1,4 @@
-"""The command `mbf`: demo, run, merge, report, make-base, lab. Bad input ends in one sentence and exit code 2."""
+"""The command `mbf`: demo, run, compare, merge, report, make-base, lab. Bad input ends in one sentence and exit code 2."""
 from __future__ import annotations
 
 import argparse
@@ -43,17 +43,21 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--order", help="an order's number, or task names with commas between")
     run.add_argument("--method", default="slao", help="a name in METHODS")
     run.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a setting of the method, as lambda1=0.1")
-    run.add_argument("--model", default="tiny", help="tiny, a folder (as mbf make-base writes), or owner/name on the Hub")
-    run.add_argument("--device", default="auto")
-    run.add_argument("--dtype", default="auto")
-    run.add_argument("--quantize", type=int, choices=(4, 8), help="bits of the base's weights (CUDA)")
     run.add_argument("--seed", type=int, default=0, help="of the training")
-    run.add_argument("--data-seed", type=int, default=0, help="of the rows: which world, which rows under --limit")
-    run.add_argument("--limit", type=int, help="at most that many train and that many test rows a task")
-    run.add_argument("--named", action=argparse.BooleanOptionalAction, help="prompts name the data set, or not; default: as the stream's source has it")
     run.add_argument("--out", help="folder of the run; default: runs/STREAM-METHOD-SEED")
-    settings = run.add_argument_group("training", "a base may bring other defaults (lora.json beside its weights)")
-    _add_settings(settings)
+    _add_inputs(run)
+
+    compare = command("compare", _compare, "learn streams with several methods and seeds, in several processes, and compare them; "
+                      "given again, goes on where it was stopped")
+    compare.add_argument("streams", nargs="+", metavar="STREAM", help="as for run, perhaps with its order: world-5:2")
+    compare.add_argument("--methods", default="all", help="names in METHODS with commas between, each perhaps with settings "
+                         "(\"slao,olora lambda1=0.1\"); a family as merging; or all")
+    compare.add_argument("--seeds", default="3", help="how many (3: the seeds 0, 1, 2), or a list with commas (0,5)")
+    compare.add_argument("--orders", help="numbers of orders with commas between, for every stream; default: the first")
+    compare.add_argument("--workers", default="1", help="processes, or the name of a joblib backend")
+    compare.add_argument("--out", default="runs/compare", help="folder of the runs")
+    _add_saving(compare)
+    _add_inputs(compare)
 
     merge = command("merge", _merge, "merge saved PEFT adapters, in the order in which they were trained, into one")
     merge.add_argument("adapters", nargs="+", help="PEFT adapter folders")
@@ -63,8 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = command("report", _report, "the table of finished runs: mean and sample standard deviation over seeds")
     report.add_argument("runs", nargs="+", help="run folders, or folders that hold them")
-    report.add_argument("--save", metavar="NAME", help="also write NAME.csv and NAME-runs.csv, and NAME.png and NAME-options.png where each method has one row")
-    report.add_argument("--figures", default="figures", help="where --save writes")
+    _add_saving(report)
 
     base = command("make-base", _make_base, "pretrain a small Llama from scratch: on the offline world's text or on your own")
     base.add_argument("out", help="new folder")
@@ -77,6 +80,24 @@ def _parser() -> argparse.ArgumentParser:
     lab = command("lab", _lab, "open JupyterLab at the notebooks")
     lab.add_argument("--notebooks", default="notebooks")
     return parser
+
+
+def _add_inputs(parser) -> None:
+    """The base, the rows and the training: the same for every command that learns."""
+    parser.add_argument("--model", default="tiny", help="tiny, a folder (as mbf make-base writes), or owner/name on the Hub")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--quantize", type=int, choices=(4, 8), help="bits of the base's weights (CUDA)")
+    parser.add_argument("--data-seed", type=int, default=0, help="of the rows: which world, which rows under --limit")
+    parser.add_argument("--limit", type=int, help="at most that many train and that many test rows a task")
+    parser.add_argument("--named", action=argparse.BooleanOptionalAction, help="prompts name the data set, or not; default: as the stream's source has it")
+    _add_settings(parser.add_argument_group("training", "a base may bring other defaults (lora.json beside its weights)"))
+
+
+def _add_saving(parser) -> None:
+    parser.add_argument("--save", metavar="NAME", help="also write NAME.csv (a row a method), NAME-runs.csv (a row a run), NAME-costs.csv "
+                        "(times and memory), and for every stream and order NAME.png and NAME-options.png")
+    parser.add_argument("--figures", default="figures", help="where --save writes")
 
 
 def _add_settings(group) -> None:
@@ -141,18 +162,56 @@ def _side_by_side(runs: dict) -> str:
     return pd.DataFrame({method: run.metrics() for method, run in runs.items()}).to_string(float_format="%.1f")
 
 
+def _stream(arguments, name: str, order=None):
+    from .sources import load_stream
+    return load_stream(name, order=order, seed=arguments.data_seed, limit=arguments.limit, named=arguments.named)
+
+
 def _run(arguments) -> None:
     from .methods import make_method
     from .models import load_model
     from .runs import run_stream
-    from .sources import load_stream
     order = arguments.order.split(",") if arguments.order and "," in arguments.order else arguments.order
-    stream = load_stream(arguments.stream, order=order, seed=arguments.data_seed, limit=arguments.limit, named=arguments.named)
+    stream = _stream(arguments, arguments.stream, order)
     method = make_method(arguments.method, **_fields(arguments.set))
     out = Path(arguments.out or f"runs/{stream.name}-{arguments.method}-{arguments.seed}")
     model = load_model(arguments.model, arguments.device, arguments.dtype, arguments.quantize)
     run = run_stream(stream, method, model, arguments.seed, out, **_settings(arguments))
     print(f"exact match in percent, row i after task i\n{_shown(run.matrix)}\n\n{_side_by_side({run.method: run})}\n\nrun: {out}")
+
+
+def _compare(arguments) -> int:
+    from .compare import Base, compare
+    orders = arguments.orders.split(",") if arguments.orders else [None]
+    streams = [_stream(arguments, name, order) for name in arguments.streams for order in orders]
+    base = Base(arguments.model, arguments.device, arguments.dtype, arguments.quantize)
+    workers = int(arguments.workers) if arguments.workers.lstrip("-").isdigit() else arguments.workers
+    comparison = compare(streams, _methods(arguments.methods), _seeds(arguments.seeds), base, arguments.out, workers, **_settings(arguments))
+    if comparison.runs:
+        _show(*comparison.tables, arguments, comparison.orders)
+    for cell, error in comparison.failures.itertuples(index=False):
+        print(f"mbf: {cell} failed: {error}", file=sys.stderr)
+    return 1 if len(comparison.failures) else 0
+
+
+def _methods(text: str) -> list:
+    """Names, and pairs (name, fields), from "slao,olora lambda1=0.1", "merging" or "all"; in METHODS' order for the last two."""
+    from .methods import METHODS
+    from .titles import card_of
+    found = []
+    for item in filter(None, map(str.strip, text.split(","))):
+        name, *pairs = item.split()
+        family = [row for row in METHODS if item in ("all", card_of(row).family)]
+        found += family if family else [(name, _fields(pairs)) if pairs else name]
+    return list(dict.fromkeys(found)) if all(isinstance(entry, str) for entry in found) else found
+
+
+def _seeds(text: str) -> list[int]:
+    """"3" is 0, 1, 2; "0,5" is 0, 5."""
+    try:
+        return [int(seed) for seed in text.split(",") if seed.strip()] if "," in text else list(range(int(text)))
+    except ValueError:
+        raise InputError(f"expected --seeds as a number (3) or a list with commas (0,5), found {text!r}") from None
 
 
 def _merge(arguments) -> None:
@@ -161,23 +220,38 @@ def _merge(arguments) -> None:
 
 
 def _report(arguments) -> None:
-    from . import plots
     from .reports import find_runs, summarise
-    runs = find_runs(arguments.runs)
-    table, rows = summarise(runs)
-    shown = ["stream", "order", "named", "model", "method", "setting", "seeds"]
-    shown += [name for score in ("AA", "BWT", "AA_options", "BWT_options", "general_loss") for name in (score, f"{score}_sd")]
-    print(table.reindex(columns=shown).to_string(index=False, float_format="%.1f", na_rep=""))
+    _show(*summarise(find_runs(arguments.runs)), arguments)
+
+
+def _show(table, each, arguments, orders=()) -> None:
+    """Prints a table for every stream and order; with --save also writes tables and pictures."""
+    from .reports import printed
+    print("percent; mean ± sample standard deviation over the seeds; difference with half of its 95 % interval")
+    for (stream, order, named, model, _), rows in table.groupby(["stream", "order", "named", "model", "setup"], sort=False):
+        print(f"\n{stream}, order {order}{', prompts name the data set' * named}, base {model}\n{printed(rows).to_string(index=False)}")
+    if len(orders):
+        print(f"\nover several orders\n{orders.to_string(index=False, float_format='%.1f')}")
     if arguments.save:
-        folder = Path(arguments.figures)
-        folder.mkdir(parents=True, exist_ok=True)
-        for frame, name in ((table, arguments.save), (rows, f"{arguments.save}-runs")):
-            frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.4f", lineterminator="\n")
-        if table["method"].is_unique:               # else the rows differ in settings: a table, no picture
-            for value, name in (("AA", arguments.save), ("AA_options", f"{arguments.save}-options")):
-                seeds = [rows.loc[rows["run"] == run, value].tolist() for run in table["run"]]
-                plots.save(plots.comparison(table.assign(scores=seeds), value), name, folder=folder)
-        print(f"written: {folder / arguments.save}.csv, the runs and the pictures beside it")
+        _save(table, each, orders, Path(arguments.figures), arguments.save)
+
+
+def _save(table, each, orders, folder: Path, name: str) -> None:
+    """Scores apart from costs: equal runs give equal bytes, times do not."""
+    from . import plots
+    from .reports import COSTS, KEYS
+    folder.mkdir(parents=True, exist_ok=True)
+    frames = {"": table.drop(columns=COSTS), "-runs": each.drop(columns=COSTS), "-costs": table[[*KEYS, "title", "seeds", *COSTS]]}
+    for suffix, frame in (frames | ({"-orders": orders} if len(orders) else {})).items():
+        frame.to_csv(folder / f"{name}{suffix}.csv", index=False, float_format="%.4f", lineterminator="\n")
+    setups = table.groupby("setup", sort=False)
+    for number, (_, rows) in enumerate(setups, 1):
+        label = name + (f"-{number}" if len(setups) > 1 else "")
+        for value, suffix in (("AA", ""), ("AA_options", "-options")):
+            if rows[value].notna().any():
+                seeds = [each.loc[each["run"] == run, value].tolist() for run in rows["run"]]
+                plots.save(plots.comparison(rows.assign(scores=seeds), value), label + suffix, folder=folder)
+    print(f"\nwritten: {folder / name}.csv, more tables and the pictures beside it")
 
 
 def _make_base(arguments) -> None:

@@ -42,6 +42,9 @@ from .streams import Stream
 from .titles import name_of, setting_of
 
 
+DIED = "a worker process died while this run was under way, perhaps for want of memory: give the command again"
+
+
 class Base(NamedTuple):
     """A base model by name and where to put it: what load_model takes."""
     name: str = "tiny"
@@ -164,7 +167,7 @@ def _folder(stream: Stream, label: str, seed: int) -> str:
 
 def _processes(workers) -> int | None:
     """The number of processes where it is known."""
-    if isinstance(workers, str) or not isinstance(workers, int):
+    if not isinstance(workers, int):
         if workers in ("threading", "multiprocessing", "sequential"):
             raise InputError(f"expected a number of workers or a joblib backend that brings its own processes, found {workers!r}")
         return None
@@ -197,7 +200,7 @@ def _learn_all(cells: list[Cell], base, settings: dict, workers, processes: int 
                     done(name, error)
             except TerminatedWorkerError:           # nobody can tell which of them it was
                 for name in under_way:
-                    done(name, "a worker process died while this run was under way, perhaps for want of memory: give the command again")
+                    done(name, DIED if waiting[name].left else None)
     return failures
 
 
@@ -240,7 +243,7 @@ def _learn(cell: Cell, base, settings: dict) -> tuple[str, float, str | None]:
     try:
         with redirect_stderr(io.StringIO()), warnings.catch_warnings():         # one line of progress, not one a worker
             model = _loaded(base) if isinstance(base, Base) else base
-            with _cost(cell):
+            with _frozen(), _cost(cell):
                 run_stream(cell.stream, copy.deepcopy(cell.method), model, cell.seed, cell.folder, **settings)
     except Exception as failure:
         error = _sentence(failure)
@@ -257,21 +260,33 @@ def _sentence(error: Exception) -> str:
 
 
 @contextmanager
+def _frozen():
+    """The loop collects garbage after every task; what is there before it, all of torch, need not be searched each time."""
+    gc.collect()
+    mine = not gc.get_freeze_count()
+    if mine:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if mine:
+            gc.unfreeze()
+
+
+@contextmanager
 def _cost(cell: Cell):
-    """Writes NAME.cost.json: the peak of this process's memory (Linux) and of the GPU's while the cell was learned, in MB, and
-    what the process held before: Python, the base, what earlier cells left. NaN is null. Of a cell learned in parts: the most."""
+    """Writes NAME.cost.json: the peak of this process's memory (Linux) and of the GPU's while the cell was learned, in MB, and what
+    the process held before: Python, the base, what earlier cells left. null: cannot be told. Of a cell resumed: of its last part."""
     if not cell.left:
         yield
         return
-    gc.collect()
     gpu, before = torch.cuda.is_available(), _reset_peak()
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     yield
     file = cell.folder.with_name(f"{cell.folder.name}.cost.json")
-    found = {"before_mb": before, "peak_memory_mb": _memory("VmHWM") if before else None,
-             "peak_gpu_mb": torch.cuda.max_memory_allocated() / 1e6 if gpu else None}
-    write_json(found, file)
+    write_json({"before_mb": before, "peak_memory_mb": _memory("VmHWM") if before else None,
+                "peak_gpu_mb": torch.cuda.max_memory_allocated() / 1e6 if gpu else None}, file)
 
 
 def _reset_peak() -> float | None:

@@ -45,6 +45,8 @@ def summarise(runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     Every score is a mean over the seeds, with its standard deviation in the column `..._sd`. AA_minus_seqlora is the mean
     difference over the seeds that both have, AA_minus_seqlora_half half of its 95 % t-interval. See `_ranks` for `rank`.
     """
+    if not runs:
+        raise InputError("expected finished runs, found none")
     found = [_row(run) for run in runs]
     setups = list(dict.fromkeys(row["setup"] for row in found))
     found.sort(key=lambda row: (setups.index(row["setup"]), place_of(row["method"]), row["setting"], row["run"], row["seed"]))
@@ -123,6 +125,21 @@ def _ranks(scores: dict[str, tuple[str, pd.Series]]) -> dict[str, str]:
             last = 1 + len(found) - sum(distance > half for distance, half in found)
             ranks[run] = str(first) if first == last else f"{first}–{last}"
     return ranks
+
+
+def printed(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of a summary that a terminal shows, as text."""
+    def spread(value: str, half: str) -> list[str]:
+        return ["" if v != v else f"{v:.1f}" if h != h else f"{v:.1f} ± {h:.1f}" for v, h in zip(table[value], table[half])]
+    shown = {"method": table["title"], "seeds": table["seeds"].astype(str)}
+    for name, reading in (("exact", ""), ("labels", "_options")):
+        if f"AA{reading}" in table:
+            shown |= {f"AA {name}": spread(f"AA{reading}", f"AA{reading}_sd"), f"BWT {name}": spread(f"BWT{reading}", f"BWT{reading}_sd"),
+                      f"AA {name} less seqlora": spread(f"AA{reading}_minus_{YARDSTICK}", f"AA{reading}_minus_{YARDSTICK}_half"),
+                      f"rank {name}": table[f"rank{reading}"]}
+    shown |= {"general loss": table["general_loss"].map("{:.2f}".format), "seconds": (table["seconds_train"] + table["seconds_evaluate"]).map("{:.0f}".format),
+              "state kB": (table["state_bytes"] / 1000).map("{:.0f}".format)}
+    return pd.DataFrame(shown)
 
 
 def order_table(runs: list[Run]) -> pd.DataFrame:
