@@ -15,8 +15,9 @@ _FACE = {
     "merge_adapters": "merging", "make_base": "pretrain",
     "InputError": "errors",
 }
-_MODULES = ("adapters", "evaluation", "folders", "lessons", "lora", "merging", "method", "methods", "metrics", "models", "plots",
-            "pretrain", "runs", "settings", "sources", "store", "streams", "subspaces", "text", "training", "world")
+_MODULES = ("adapters", "anatomy", "evaluation", "folders", "geometry", "lessons", "lora", "merging", "method", "methods", "metrics",
+            "models", "plots", "pretrain", "runs", "settings", "sources", "store", "streams", "subspaces", "text", "theory", "training",
+            "world")
 __all__ = [*_FACE, *_MODULES]
 
 

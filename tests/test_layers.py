@@ -9,11 +9,11 @@ from mbf_utils.methods import METHODS
 PACKAGE = Path(__file__).resolve().parent.parent / "mbf_utils"
 LAYERS = {
     0: "errors lora subspaces metrics streams words",
-    1: "world folders hub text adapters geometry",
+    1: "world folders hub text adapters geometry theory",
     2: "sources models method settings",
     3: "methods probe",
     4: "training evaluation store titles",
-    5: "runs reports compare search merging continual pretrain",
+    5: "runs reports compare search merging continual pretrain anatomy",
     6: "plots",
     7: "widgets lessons cli bench",
     8: "__main__",
@@ -21,8 +21,8 @@ LAYERS = {
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 # what neighbours in one layer may take from each other
 NEIGHBOURS = {"lora": {"errors", "subspaces"}, "subspaces": {"errors"}, "metrics": {"errors"}, "streams": {"errors"},
-              "words": {"errors"}, "reports": {"runs"}, "compare": {"runs", "reports"},
-              "search": {"compare", "reports"}, "lessons": {"widgets"}, "cli": {"bench"}}
+              "words": {"errors"}, "theory": {"geometry"}, "reports": {"runs"}, "anatomy": {"runs"},
+              "compare": {"runs", "reports"}, "search": {"compare", "reports"}, "lessons": {"widgets"}, "cli": {"bench"}}
 ONLY_IN = {"peft": {"adapters"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
 
 FILES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
