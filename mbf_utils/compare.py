@@ -13,13 +13,12 @@ import dataclasses
 import gc
 import hashlib
 import io
-import json
 import re
 import tempfile
 import time
 import traceback
 import warnings
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Iterator, NamedTuple
@@ -30,6 +29,7 @@ from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
+from .costs import measured
 from .errors import InputError
 from .method import Method
 from .methods import METHODS, make_method
@@ -37,10 +37,9 @@ from .models import load_model
 from .reports import order_table, summarise
 from .runs import Run, run_stream
 from .sources import load_stream
-from .store import task_folders, write_json
+from .store import task_folders
 from .streams import Stream
 from .titles import name_of, setting_of
-
 
 DIED = "a worker process died while this run was under way, perhaps for want of memory: give the command again"
 
@@ -191,16 +190,16 @@ def _learn_all(cells: list[Cell], base, settings: dict, workers, processes: int 
             bar.update()
 
         while waiting:
-            under_way: set[str] = set()
+            under_way: list[str] = []
             try:
                 for name, seconds, error in _results(list(waiting.values()), base, settings, workers, under_way):
                     if left[name] and not error:
                         learned, spent = learned + left[name], spent + seconds
-                    under_way.discard(name)
+                    under_way.remove(name)
                     done(name, error)
             except TerminatedWorkerError:           # nobody can tell which of them it was
-                for name in under_way:
-                    done(name, DIED if waiting[name].left else None)
+                for name in [name for name in under_way if waiting[name].left][:processes]:         # the first were running
+                    done(name, DIED)
     return failures
 
 
@@ -208,20 +207,19 @@ def _minutes(seconds: float) -> str:
     return "under a minute" if seconds < 60 else f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 
-def _results(cells: list[Cell], base, settings: dict, workers, under_way: set[str]) -> Iterator[tuple[str, float, str | None]]:
+def _results(cells: list[Cell], base, settings: dict, workers, under_way: list[str]) -> Iterator[tuple[str, float, str | None]]:
     """`_learn` of every cell, as they end. `under_way`: names of the cells that were sent; whoever reads strikes them off."""
+    def calls():
+        for cell in cells:
+            under_way.append(cell.folder.name)
+            yield delayed(_learn)(cell, base, settings)
+
     if workers == 1:
         try:
-            yield from (_learn(cell, base, settings) for cell in cells)
+            yield from (learn(*given) for learn, given, _ in calls())
         finally:
             _loaded.cache_clear()
         return
-
-    def calls():
-        for cell in cells:
-            under_way.add(cell.folder.name)
-            yield delayed(_learn)(cell, base, settings)
-
     own = isinstance(workers, int)
     try:
         with parallel_config("loky", inner_max_num_threads=1) if own else parallel_config(workers):
@@ -243,7 +241,7 @@ def _learn(cell: Cell, base, settings: dict) -> tuple[str, float, str | None]:
     try:
         with redirect_stderr(io.StringIO()), warnings.catch_warnings():         # one line of progress, not one a worker
             model = _loaded(base) if isinstance(base, Base) else base
-            with _frozen(), _cost(cell):
+            with _frozen(), measured(cell.folder) if cell.left else nullcontext():
                 run_stream(cell.stream, copy.deepcopy(cell.method), model, cell.seed, cell.folder, **settings)
     except Exception as failure:
         error = _sentence(failure)
@@ -271,35 +269,3 @@ def _frozen():
     finally:
         if mine:
             gc.unfreeze()
-
-
-@contextmanager
-def _cost(cell: Cell):
-    """Writes NAME.cost.json: the peak of this process's memory (Linux) and of the GPU's while the cell was learned, in MB, and what
-    the process held before: Python, the base, what earlier cells left. null: cannot be told. Of a cell resumed: of its last part."""
-    if not cell.left:
-        yield
-        return
-    gpu, before = torch.cuda.is_available(), _reset_peak()
-    if gpu:
-        torch.cuda.reset_peak_memory_stats()
-    yield
-    file = cell.folder.with_name(f"{cell.folder.name}.cost.json")
-    write_json({"before_mb": before, "peak_memory_mb": _memory("VmHWM") if before else None,
-                "peak_gpu_mb": torch.cuda.max_memory_allocated() / 1e6 if gpu else None}, file)
-
-
-def _reset_peak() -> float | None:
-    """Sets this process's peak back to what it holds now, in MB; None where the system does not let it."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        held, peak = _memory("VmRSS"), _memory("VmHWM")
-    except (OSError, ValueError):
-        return None
-    return held if peak < held + 20 else None
-
-
-def _memory(key: str) -> float:
-    """MB of this process: VmRSS, what it holds, or VmHWM, the most that it held."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024 / 1e6

@@ -13,6 +13,7 @@ from statistics import mean
 import pandas as pd
 
 from . import metrics
+from .costs import cost_file
 from .errors import InputError
 from .runs import Run
 from .titles import REFERENCE, card_of, group_of, place_of, setting_of, title_of
@@ -69,7 +70,7 @@ def _row(run: Run) -> dict:
     config, logs = run.config, run.logs
     values = {key: value for key, value in config["method"].items() if key not in ("name", "class")}
     same = {key: value for key, value in config.items() if key not in ("seed", "device", "versions")}
-    beside = run.folder.with_name(f"{run.folder.name}.cost.json")
+    beside = cost_file(run.folder)
     cost = json.loads(beside.read_text()) if beside.is_file() else {}
     memory = run.folder / "memory.safetensors"
     return {"stream": config["stream"]["name"], "order": config["stream"]["order"], "named": config["stream"]["named"],

@@ -14,6 +14,7 @@ from toy import FAST, contents, toy_model, toy_stream
 
 from mbf_utils import compare as module
 from mbf_utils.compare import Base, compare, plan
+from mbf_utils.costs import cost_file, reset_peak
 from mbf_utils.errors import InputError
 from mbf_utils.method import Card, Method
 from mbf_utils.methods import METHODS
@@ -168,7 +169,7 @@ def test_a_worker_that_dies_takes_only_what_was_under_way_with_it(stream, model,
     assert len(rest.runs) == 4 and not len(rest.failures)
 
 
-@pytest.mark.skipif(module._reset_peak() is None, reason="the system does not let a process reset its peak")
+@pytest.mark.skipif(reset_peak() is None, reason="the system does not let a process reset its peak")
 def test_the_peak_of_memory_is_the_cell_s_own_and_not_an_earlier_one_s(stream, model, tmp_path):
     @dataclass
     class Eats(Method):
@@ -179,7 +180,7 @@ def test_the_peak_of_memory_is_the_cell_s_own_and_not_an_earlier_one_s(stream, m
             return super().finish(tuned, task)
 
     found = compare(stream[:1], [Eats(1), Eats(400), Eats(2)], 0, model, tmp_path, **FAST)
-    costs = [json.loads(run.folder.with_name(run.folder.name + ".cost.json").read_text()) for run in found.runs]
+    costs = [json.loads(cost_file(run.folder).read_text()) for run in found.runs]
     small, large, last = (cost["peak_memory_mb"] - cost["before_mb"] for cost in costs)
     assert large > 380 and 0 <= small < 100 and 0 <= last < 100
     assert dict(zip(found.each["setting"], found.each["peak_memory_mb"]))["megabytes=400"] == costs[1]["peak_memory_mb"]
