@@ -1,4 +1,4 @@
-"""References, routers and regularisers: each beside a slow twin in the paper's letters, its laws, and two tasks through the loop."""
+"""References, routers, regularisers: each beside a slow twin in the paper's letters, its laws, and two tasks through the loop."""
 import copy
 import math
 from collections import Counter
@@ -202,7 +202,8 @@ def migu_step(index, q=0.6, scale=None, zero=False):
     sums = {path: ([0.0] * R, [0.0] * SITES[path][1]) for path in SITES}
     for batch in (FIRST, SECOND):
         for path, pair in live.items():
-            x = torch.randn(*batch.ids.shape, SITES[path][0], dtype=torch.float64, generator=torch.Generator().manual_seed(len(path)))
+            rng = torch.Generator().manual_seed(len(path))
+            x = torch.randn(*batch.ids.shape, SITES[path][0], dtype=torch.float64, generator=rng)
             h = x @ pair.A.T
             assert method.mix(h, x, site_of(path, slice(index - 1, index), pair, batch)) is h
             for row, column in batch.mask.nonzero().tolist():
@@ -279,7 +280,8 @@ def test_p_and_m_goes_as_far_as_the_fishers_of_all_tasks_say(exact):
 
         def increase(a):                                             # of all tasks' losses, to second order, before the cut
             before = {path: stars[-1][path] - D[path] for path in SITES}
-            return sum((F[i][path] * (before[path] + a * D[path] - stars[i][path]) ** 2).sum() for i in range(index) for path in SITES)
+            return sum((F[i][path] * (before[path] + a * D[path] - stars[i][path]) ** 2).sum()
+                       for i in range(index) for path in SITES)
         assert all(increase(alpha) <= increase(alpha + step) for step in (-0.1, -1e-3, 1e-3, 0.1))
     assert len(method.memory["sums"]["layer.q"]) == 2                # nothing grows with the tasks
 
@@ -308,7 +310,8 @@ def test_p_and_m_shakes_the_length_of_what_trains_and_nothing_else():
 
 def attention_by_hand(p, query, keys):
     """softmax_i(k_i . q / sqrt d), plainly."""
-    z = [sum(float(query["P2"][k, m]) * sum(float(query["P1"][m, n] * p[n]) for n in range(D)) for m in range(len(query["P1"]))) for k in range(D)]
+    inner = [sum(float(query["P1"][m, n] * p[n]) for n in range(D)) for m in range(len(query["P1"]))]
+    z = [sum(float(query["P2"][k, m]) * inner[m] for m in range(len(inner))) for k in range(D)]
     z = [v / (1 + math.exp(-v)) for v in z]
     mean = sum(z) / D
     spread = math.sqrt(sum((v - mean) ** 2 for v in z) / D + 1e-5)
@@ -349,7 +352,8 @@ def test_sapt_weighs_the_tasks_by_an_attention_on_the_prompt():
             assert torch.equal(method.gates, torch.ones(3, 1))
         by_hand = sum(sum(b * math.log(b / a) for b, a in zip(bar, attention_by_hand(p, query, [key[0] for key in now])))
                       / len(old) for old, bar in zip(stored, bars) for p in old)
-        assert float(torch.as_tensor(method.penalty({}, task, batch, None)).detach()) == pytest.approx(0.3 * by_hand, rel=1e-3, abs=1e-6)
+        found = torch.as_tensor(method.penalty({}, task, batch, None)).detach()
+        assert float(found) == pytest.approx(0.3 * by_hand, rel=1e-3, abs=1e-6)
         keys = now
         method.finish(tuned(index), task)
         assert task.probe.questions == [4] and method.extra == {} and method.gates is None
@@ -389,7 +393,7 @@ def test_am_lora_weighs_the_tasks_token_by_token():
         As.append(lora[path].A)
         method.before_batch(FIRST, task)
         found = {}
-        for blocks in (slice(index - 1, index), *([slice(0, index - 1)] if index > 1 else [])):      # what trains, and the frozen stack
+        for blocks in (slice(index - 1, index), slice(0, index - 1))[:index]:            # what trains, and the frozen stack
             h = x @ torch.cat(As[blocks]).T
             found[blocks.start] = method.mix(h, x, site_of(path, blocks, lora[path], FIRST))
         found = torch.cat([found[0], found[index - 1]] if index > 1 else [found[0]], -1)
@@ -404,10 +408,11 @@ def test_am_lora_weighs_the_tasks_token_by_token():
         live = {path: lora[path]}
         assert float(method.penalty(live, task, FIRST, None).detach()) == pytest.approx(0.4 * size / tokens, rel=1e-4)
         other = site_of("layer.v", slice(index - 1, index), lora["layer.v"], FIRST)
-        method.mix(torch.zeros(*FIRST.ids.shape, R), torch.zeros(*FIRST.ids.shape, 7), other)        # a second module: the mean of both
-        second = sum(max(0.0, float(w[0, R])) for w in ([*method.memory["selectors"]["layer.v"].split(1)] if index > 1 else [])
-                     + [method.extra["layer.v"].detach()])
-        assert float(method.penalty(lora, task, FIRST, None).detach()) == pytest.approx(0.4 * (size / tokens + second) / 2, rel=1e-4)
+        method.mix(torch.zeros(*FIRST.ids.shape, R), torch.zeros(*FIRST.ids.shape, 7), other)        # a second module
+        second = sum(max(0.0, float(w[R])) for w in [*(method.memory["selectors"]["layer.v"] if index > 1 else []),
+                                                     method.extra["layer.v"].detach()[0]])
+        both = (size / tokens + second) / 2
+        assert float(method.penalty(lora, task, FIRST, None).detach()) == pytest.approx(0.4 * both, rel=1e-4)
         method.finish(lora, task)
         assert method.extra == {} and method.memory["selectors"][path].shape == (index, R + 1)
         whole = method.mix(x @ torch.cat(As).T, x, site_of(path, slice(0, index), None, FIRST))      # at test time, from memory
@@ -419,7 +424,8 @@ def test_am_lora_s_first_task_is_plain_lora():
     method, lora = AMLoRA(), tuned(1, dtype=torch.float32)
     method.start(task_of(1))
     h = torch.randn(*FIRST.ids.shape, R)
-    assert torch.equal(method.mix(h, torch.randn(*FIRST.ids.shape, 9), site_of("layer.q", slice(0, 1), lora["layer.q"], FIRST)), h)
+    site = site_of("layer.q", slice(0, 1), lora["layer.q"], FIRST)
+    assert torch.equal(method.mix(h, torch.randn(*FIRST.ids.shape, 9), site), h)
 
 
 # the rank-1 pool
@@ -435,6 +441,7 @@ def test_the_pool_turns_on_what_most_rows_want_and_learns_straight_through():
     method.start(task)
     shaken(method)
     V, c = method.extra["V"], method.extra["c"]
+    by_hand = V.detach(), c.detach()
     used = [0.0] * r
     for batch in (FIRST, SECOND):
         method.before_batch(batch, task)
@@ -442,7 +449,7 @@ def test_the_pool_turns_on_what_most_rows_want_and_learns_straight_through():
         for ids, inside in zip(batch.ids, batch.prompt):
             v = torch.stack([TABLE[token] for token in ids[inside]]).mean(0)
             v = (v - v.mean()) / (v - v.mean()).square().mean().sqrt()
-            z = [math.exp(float((V[j] * v).sum() + c[j])) for j in range(r)]
+            z = [math.exp(float((by_hand[0][j] * v).sum() + by_hand[1][j])) for j in range(r)]
             probabilities.append([value / sum(z) for value in z])
             for j in sorted(range(r), key=lambda j: -z[j])[:4]:
                 votes[j] += 1
@@ -541,7 +548,7 @@ def test_gainlora_begins_with_the_last_network_and_the_main_direction_that_is_fr
     task = task_of(2, SECOND)
     start = method.start(task)
     assert task.probe.questions == [1000] and equal(start.lora, task.fresh()) and start.past is not None
-    G, M = method.extra, method.memory["M"]
+    G, M = {name: value.detach() for name, value in method.extra.items()}, method.memory["M"]
     assert torch.equal(G["G1"], gates[0]["G1"]) and torch.equal(G["G2"], gates[0]["G2"])
     torch.testing.assert_close(G["G3"] @ M[2].T, torch.zeros(1, len(M[2])), atol=1e-6, rtol=0)
     p2 = inputs(G, means(SECOND))[2]
@@ -559,16 +566,29 @@ def test_gainlora_s_new_gate_is_shut_on_earlier_prompts_before_and_after_trainin
     task = task_of(2, SECOND)
     method.start(task)
     assert float(opened(method.extra, old).max()) < 1e-4
-    for seed in range(3):                                            # three steps of any kind
-        shaken(method)
+    for _ in range(3):                                               # steps of any kind
+        wanted = shaken(method)
         assert float(opened(method.extra, old).max()) > 1e-2
         method.after_step({}, task)
         assert float(opened(method.extra, old).max()) < 1e-4
+        for (name, G), M in zip(method.extra.items(), method.memory["M"]):       # elsewhere the step is what it was
+            free = torch.eye(M.shape[1]) - M.T @ M
+            torch.testing.assert_close(G @ free, wanted[name] @ free, atol=1e-5, rtol=1e-4)
     for one, two in zip(before, inputs(method.extra, old)):
         torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
     assert float(opened(method.extra, means(SECOND)).max()) > 0.05
     moved = [float((method.extra[name] - gates[0][name]).norm()) for name in ("G1", "G2")]
     assert min(moved) > 0.1                                          # free elsewhere
+
+
+def test_gainlora_s_third_gate_is_shut_on_the_prompts_of_both_earlier_tasks():
+    method, _ = gained(FIRST, SECOND)
+    task = task_of(3, THIRD)
+    method.start(task)
+    shaken(method)
+    method.after_step({}, task)
+    assert float(opened(method.extra, torch.cat([means(FIRST), means(SECOND)])).max()) < 1e-4
+    assert float(opened(method.extra, means(THIRD)).max()) > 0.05
 
 
 def test_gainlora_s_first_gate_moves_freely_and_its_subspaces_hold_the_energy():
@@ -643,7 +663,8 @@ def test_what_is_scored_is_what_was_trained(name):
     for row in range(4):
         adapted.wear({path: Pair(pair.A, pair.B * gates[row].repeat_interleave(2)) for path, pair in result.items()})
         with torch.no_grad():
-            torch.testing.assert_close(adapted.model(input_ids=batch.ids[row:row + 1]).logits[0], before[row], atol=1e-4, rtol=1e-4)
+            alone = adapted.model(input_ids=batch.ids[row:row + 1]).logits[0]
+        torch.testing.assert_close(alone, before[row], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["sapt", "am_lora", "gainlora", "rank1_pool"])

@@ -31,7 +31,7 @@ class AMLoRA(IncLoRA):
     card: ClassVar[Card] = Card("AM-LoRA", "Liu et al., preprint 2024, arXiv 2409.19611", "router", "reconstructed",
                                 "no public code; the selector's form, its L1 norm on the scores and lambda are ours",
                                 memory="linear", routes=True)
-    sizes: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)        # mean e, of one micro-batch
+    sizes: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)        # of one micro-batch
 
     def start(self, task: Task) -> Start:
         self.extra = {}
@@ -55,7 +55,7 @@ class AMLoRA(IncLoRA):
     def mix(self, h: Tensor, x: Tensor, site: Site) -> Tensor:
         e = self.scores(x, site)
         if self.extra:
-            self.sizes[site.path] = e[site.batch.mask].sum(-1).mean()
+            self.sizes[site.path] = e[site.batch.mask].sum(-1).mean()            # over the tokens
         g = e.softmax(-1)[..., site.blocks]                          # (b, length, k), the tasks that h (b, length, k r) holds
         return h * g.repeat_interleave(h.shape[-1] // g.shape[-1], -1)
 

@@ -53,8 +53,9 @@ class GainLoRA(OLoRA):
 
     card: ClassVar[Card] = Card("GainLoRA", "Liang and Li, NeurIPS 2025, arXiv 2505.15424", "router", "adapted",
                                 "the cosine in the gate follows a report of the released code, rows are not rescaled after the "
-                                "projection, and the energy kept is the same for all tasks", memory="linear", looks=True, routes=True)
-    gates: Tensor | None = field(default=None, init=False, repr=False, compare=False)                    # (b, tasks), of one batch
+                                "projection, and the energy kept is the same for all tasks",
+                                memory="linear", looks=True, routes=True)
+    gates: Tensor | None = field(default=None, init=False, repr=False, compare=False)        # (b, tasks), of one batch
 
     def prompts(self, task: Task) -> Tensor:
         return torch.cat([prompt_mean(batch, task) for batch in task.probe.batches(self.count)])         # (n, d)
@@ -63,12 +64,13 @@ class GainLoRA(OLoRA):
         p = self.prompts(task)
         d, M = p.shape[1], self.memory.get("M", [None, None, None])
         if M[2] is not None and len(M[2]) == d:
-            raise InputError(f"expected room for the gate of task {task.index}, found that the prompts of earlier tasks fill all {d} "
-                             f"directions: choose an energy below {self.energy}")
+            raise InputError(f"expected room for the gate of task {task.index}, found that the prompts of earlier tasks fill "
+                             f"all {d} directions: choose an energy below {self.energy}")
         begun = self.memory["gates"][-1] if "gates" in self.memory else {
-            "G1": uniform((self.hidden, d), d ** -0.5, task, "G1"), "G2": uniform((d, self.hidden), self.hidden ** -0.5, task, "G2")}
-        G3 = directions(inputs(begun, p)[2], 1, M[2]) * (d / 3) ** 0.5                 # as long as one of U(-1, 1)^d
-        self.extra = {"G1": nn.Parameter(begun["G1"].clone()), "G2": nn.Parameter(begun["G2"].clone()), "G3": nn.Parameter(G3)}
+            "G1": uniform((self.hidden, d), d ** -0.5, task, "G1"),
+            "G2": uniform((d, self.hidden), self.hidden ** -0.5, task, "G2")}
+        G3 = directions(inputs(begun, p)[2], 1, M[2]) * (d / 3) ** 0.5       # as long as one of U(-1, 1)^d
+        self.extra = {name: nn.Parameter(G) for name, G in (("G1", begun["G1"].clone()), ("G2", begun["G2"].clone()), ("G3", G3))}
         return super().start(task)
 
     def before_batch(self, batch, task: Task) -> None:

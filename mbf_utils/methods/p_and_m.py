@@ -8,7 +8,7 @@ Qiu et al., NeurIPS 2025, arXiv 2505.22389.
     F_i (d_out, d_in): the diagonal of the empirical Fisher of task i at theta*_i, over `count` rows
 
 No task is kept: the numerator is -<F theta^_{t-1} - G, D> with the sums F = sum F_i and G = sum F_i theta*_i, two dense
-matrices an adapted weight, as many as there are tasks or not. Ours: this form, a fresh LoRA for every task, eps drawn anew for
+matrices an adapted weight, however many tasks there are. Ours: this form, a fresh LoRA for every task, eps drawn anew for
 each micro-batch, and the cut of the merged update to rank r (exact=True keeps the stack, whose rank grows).
 """
 from dataclasses import dataclass, field
@@ -46,7 +46,8 @@ class PAndM(Method):
         star = stack(past, tuned) if past else tuned                 # theta*_t
         new, old = task.probe.weight_fisher(star, self.count), self.memory.get("sums", {})
         sums = {path: [F, F * (star[path].B @ star[path].A)] for path, F in new.items()}
-        self.memory["sums"] = {path: [one + two for one, two in zip(pair, old[path])] if old else pair for path, pair in sums.items()}
+        self.memory["sums"] = {path: [one + two for one, two in zip(pair, old[path])] if old else pair
+                               for path, pair in sums.items()}
         self.memory["alpha"] = self.alpha(past, tuned) if past else 1.0
         scaled = {path: Pair(A, self.memory["alpha"] * B) for path, (A, B) in tuned.items()}
         cut = {path: truncate(pair, None if self.exact or not past else task.rank)

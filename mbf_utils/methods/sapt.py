@@ -1,7 +1,8 @@
 """SAPT: an attention over the tasks, read off the prompt, weighs their LoRAs, the same in every layer. Zhao et al., ACL 2024,
 arXiv 2401.08295.
 
-    h = W x + s sum_i a_i B_i A_i x,   a = softmax_i(k_i . q / sqrt d),   q = LayerNorm(SiLU(P2 P1 p)),   p = max over the prompt's embeddings
+    h = W x + s sum_i a_i B_i A_i x,   a = softmax_i(k_i . q / sqrt d),   q = LayerNorm(SiLU(P2 P1 p))
+    p (d): for each dimension the largest value among the embeddings of the prompt's tokens
     P1 (100, d), P2 (d, 100): one query for all tasks, which goes on learning;   k_i ~ U(-1, 1)^d: one key a task
     trained: A_t, B_t, k_t, P1, P2, the norm;  earlier A, B and k are frozen
     L = L_task + lambda sum_{i<t} mean_p KL(abar_i || a(p)),   p: prompts of task i;  abar_i: the mean of a when task i ended
@@ -31,14 +32,15 @@ class SAPT(IncLoRA):
     buffer: int = 50                                # prompts kept of each task
 
     card: ClassVar[Card] = Card("SAPT (real inputs)", "Zhao et al., ACL 2024, arXiv 2401.08295", "router", "adapted",
-                                "pooled embeddings of real old prompts, for the router alone, where the paper generates prompts; no old "
-                                "row is trained on", memory="linear", looks=True, routes=True)
-    gates: Tensor | None = field(default=None, init=False, repr=False, compare=False)                    # (b, tasks), of one batch
+                                "pooled embeddings of real old prompts, for the router alone, where the paper generates prompts; "
+                                "the language model trains on no old row", memory="linear", looks=True, routes=True)
+    gates: Tensor | None = field(default=None, init=False, repr=False, compare=False)        # (b, tasks), of one batch
 
     def start(self, task: Task) -> Start:
         d = task.probe.embeddings(torch.zeros(1, 1, dtype=torch.long, device=task.device)).shape[-1]
         query = self.memory.get("query") or {
-            "P1": uniform((self.hidden, d), d ** -0.5, task, "P1"), "P2": uniform((d, self.hidden), self.hidden ** -0.5, task, "P2"),
+            "P1": uniform((self.hidden, d), d ** -0.5, task, "P1"),
+            "P2": uniform((d, self.hidden), self.hidden ** -0.5, task, "P2"),
             "scale": torch.ones(d, device=task.device), "shift": torch.zeros(d, device=task.device)}
         key = uniform((1, d), 1.0, task, "key")
         self.extra = {name: nn.Parameter(value.clone()) for name, value in (query | {"key": key}).items()}
