@@ -140,7 +140,7 @@ def _right_kind(method: Method, kinship: list[float], count: int) -> None:
         if kind == "independent":
             raise InputError(
                 f"expected adapters each trained on from the one before, found independent ones (kinship {lowest:.2f}, below {KIN}): "
-                f"{method.card.title} would average unrelated B's and give the first a weight of {first_weight(method, count):.4f}; "
+                f"{method.card.title} would merge unrelated factors and give the first a weight of {first_weight(method, count):.4f}; "
                 f"for independent adapters: {', '.join(able)}")
         raise InputError(
             f"expected independent adapters, found each trained on from the one before (kinship {lowest:.2f} or more): "

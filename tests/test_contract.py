@@ -240,7 +240,8 @@ def test_accumulation_does_not_change_its_penalty(name):
         batch = collate(chosen, 0)
         torch.manual_seed(0)
         method.before_batch(batch, task)
-        out = adapted.model(input_ids=batch.ids, logits_to_keep=batch.keep).logits
+        with adapted.mixing(method.mix, slice(2, 3), lambda: batch):
+            out = adapted.model(input_ids=batch.ids, logits_to_keep=batch.keep).logits
         value = method.penalty(adapted.live(), task, batch, out)
         found.append(float(torch.as_tensor(value).detach()))
     assert math.isfinite(found[0]) and found[0] == pytest.approx(found[1], rel=1e-4, abs=1e-6)
