@@ -34,7 +34,7 @@ def entries(pair: Pair, rows: int = 512) -> Tensor:
 
 @dataclass
 class NLoRA(IncLoRA):
-    lam: float = 1e-4
+    lam: float = 1e-3
     released: bool = False
 
     card: ClassVar[Card] = Card("N-LoRA", "Yang et al., COLING 2025, arXiv 2410.10179", "stack", "adapted",
