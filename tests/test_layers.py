@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mbf_utils"
 LAYERS = {
     0: "errors lora subspaces metrics streams words",
     1: "world folders hub text adapters geometry theory",
-    2: "sources models method settings",
+    2: "sources models method settings documents",
     3: "methods probe",
     4: "training evaluation store costs titles",
     5: "runs reports compare search merging continual pretrain anatomy",
