@@ -5,16 +5,11 @@ nothing is drawn on pyplot's figures, so nothing appears twice. Spread is the sa
 """
 from __future__ import annotations
 
-import colorsys
-import hashlib
 import io
-import re
 import textwrap
 from pathlib import Path
-from types import MappingProxyType
-from typing import Mapping, Sequence
+from typing import Mapping
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn
@@ -22,26 +17,9 @@ from matplotlib.figure import Figure
 from PIL import Image                                   # which matplotlib brings
 
 from .errors import InputError
+from .looks import LOWER_IS_BETTER, METRICS, colour, look, marked, number, read_scores, short, ticks, what_is_kept, what_is_left, who_leads
+from .titles import RECONSTRUCTED, REFERENCE, RIVAL, group_of, title_of
 
-NAMES = MappingProxyType({
-    "slao": "SLAO", "seqlora": "Sequential LoRA", "inclora": "IncLoRA", "olora": "O-LoRA",
-    "per_task": "One adapter a task (oracle)", "multi_task": "Multi-task", "zero_shot": "Zero-shot",
-    "task_arithmetic": "Task arithmetic",
-})
-METRICS = MappingProxyType({
-    "AA": "average accuracy (%)", "BWT": "backward transfer (%)", "FWT": "forward transfer (%)", "forgetting": "forgetting (%)",
-    "learning_accuracy": "learning accuracy (%)", "average_incremental_accuracy": "average incremental accuracy (%)",
-    "general_loss": "loss on general text (nats per token)",
-})
-LOWER_IS_BETTER = ("forgetting", "general_loss")
-# Okabe and Ito's palette, which all kinds of colour vision tell apart
-LOOKS = MappingProxyType({                              # name: colour, marker, line (dashed: what is a bound, not a method)
-    "slao": ("#0072B2", "o", "-"), "seqlora": ("#D55E00", "s", "-"), "inclora": ("#E69F00", "^", "-"),
-    "olora": ("#009E73", "D", "-"), "per_task": ("#222222", "*", "--"), "multi_task": ("#CC79A7", "P", "--"),
-    "zero_shot": ("#8A8A8A", "X", ":"), "task_arithmetic": ("#7A4B2A", "h", "-"),
-})                                                      # a method without a row here gets its look from its name
-BOUNDS = ("per_task", "multi_task", "zero_shot")         # drawn for orientation; titles speak of the others
-MARKERS = ("v", "<", ">", "p", "h", "d", "8")
 DPI = 110
 WIDTH = 11                                              # inches, the widest figure
 PANELS = 15                                             # task panels of one figure; of longer streams every nth task is shown
@@ -63,25 +41,13 @@ def png(figure: Figure) -> bytes:
     return small.getvalue()
 
 
-def colour(method: str) -> str:
-    """The colour of a method, as #rrggbb: the same in all figures; a variant of SLAO (`slao_...`) is a shade of its blue."""
-    if method in LOOKS:
-        return LOOKS[method][0]
-    hue, lightness, saturation = (byte / 255 for byte in hashlib.sha3_256(method.encode()).digest()[:3])
-    if method.startswith("slao_"):
-        hue, lightness, saturation = 0.5 + 0.17 * hue, 0.22 + 0.45 * lightness, 0.5 + 0.5 * saturation
-    else:                                               # around the blues, not too light for white paper
-        hue, lightness, saturation = 0.72 + 0.75 * hue, 0.25 + 0.3 * lightness, 0.4 + 0.5 * saturation
-    return matplotlib.colors.to_hex(colorsys.hls_to_rgb(hue % 1, lightness, saturation))
-
-
 def forgetting_curves(matrices: Mapping, title: str | None = None, reading: str = "exact match") -> Figure:
     """What is left of each task while the others are learned: a panel a task, a line a method, at last the mean.
 
     matrices: method name -> accuracy matrix (rows after task i, columns task j, NaN where not measured), or a list of
     them, one a seed: then the line is the mean and the band one standard deviation to either side.
     """
-    tasks, scores = _scores(matrices)
+    tasks, scores = read_scores(matrices)
     so_far = {method: np.stack([values[:, i, :i + 1].mean(axis=1) for i in range(len(tasks))], axis=1)   # (seeds, T)
               for method, values in scores.items()}
     shown = np.unique(np.linspace(0, len(tasks) - 1, min(len(tasks), PANELS)).round().astype(int))
@@ -89,11 +55,11 @@ def forgetting_curves(matrices: Mapping, title: str | None = None, reading: str 
     rows = len(shown) // columns + 1
     seeds = max(len(values) for values in scores.values())
     spread = "One seed." if seeds == 1 else f"Lines: mean of {seeds} seeds; bands: one standard deviation."
-    subtitle = f"Scored by {reading}. {spread} Dotted: the task itself is learned."
+    subtitle = f"Scored by {reading}. {spread} Dotted: the task itself is learned.{marked(list(scores))}"
     if len(shown) < len(tasks):
         subtitle += f" {len(shown)} of {len(tasks)} tasks shown."
-    figure = _figure(WIDTH, 0.9 + rows * (2.7 if rows < 3 else 2.15), title or _what_is_kept(so_far), subtitle)
-    panels = {_short(f"{task + 1} {tasks[task]}", 88 // columns): {method: values[:, :, task] for method, values in scores.items()}
+    figure = _figure(WIDTH, 0.9 + rows * (2.7 if rows < 3 else 2.15), title or what_is_kept(so_far), subtitle)
+    panels = {short(f"{task + 1} {tasks[task]}", 88 // columns): {method: values[:, :, task] for method, values in scores.items()}
               for task in shown} | {"mean of the tasks so far": so_far}
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for number, (axis, (heading, lines)) in enumerate(zip(axes, panels.items())):
@@ -105,7 +71,7 @@ def forgetting_curves(matrices: Mapping, title: str | None = None, reading: str 
             axis.axvline(shown[number] + 1, color="0.6", linestyle=":", linewidth=1.2, zorder=0)
         for method, values in lines.items():
             _line(axis, method, values)
-        axis.set(ylim=(-4, 104), yticks=(0, 50, 100), xlim=(0.5, len(tasks) + 0.5), xticks=_ticks(len(tasks)))
+        axis.set(ylim=(-4, 104), yticks=(0, 50, 100), xlim=(0.5, len(tasks) + 0.5), xticks=ticks(len(tasks)))
         axis.set_xlabel("tasks learned" if number >= len(panels) - columns else "", fontsize=12)
         axis.tick_params(labelsize=12, labelbottom=True)
         axis.grid(axis="y", color="0.9")
@@ -120,11 +86,11 @@ def forgetting_curves(matrices: Mapping, title: str | None = None, reading: str 
 
 def matrix_heatmap(matrix: pd.DataFrame, title: str | None = None, reading: str = "exact match") -> Figure:
     """One accuracy matrix as a heat map; cells that were not measured stay blank."""
-    tasks, scores = _scores({"": matrix})
+    tasks, scores = read_scores({"": matrix})
     R, count = scores[""][0], len(tasks)
-    labels = [_short(f"{i} {task}", 24) for i, task in enumerate(tasks, 1)]
+    labels = [short(f"{i} {task}", 24) for i, task in enumerate(tasks, 1)]
     frame = pd.DataFrame(R, index=labels, columns=labels)
-    figure = _figure(min(WIDTH, 7.5 + 0.3 * count), min(9.5, 3.6 + 0.45 * count), title or _what_is_left(R, tasks),
+    figure = _figure(min(WIDTH, 7.5 + 0.3 * count), min(9.5, 3.6 + 0.45 * count), title or what_is_left(R, tasks),
                      f"Right answers in %, scored by {reading}.")
     axis = figure.subplots()
     every = 1 if count <= ANNOTATED else -(-count // ANNOTATED)
@@ -141,38 +107,57 @@ def matrix_heatmap(matrix: pd.DataFrame, title: str | None = None, reading: str 
 
 
 def comparison(table: pd.DataFrame, value: str = "AA", error: str | None = None, title: str | None = None) -> Figure:
-    """One metric of several methods, in the table's order: a point with its spread, small dots for the seeds.
+    """One metric of several methods, the best on top: a point with its spread, small dots for the seeds. Below a line the
+    reconstructed methods, below another the references and what is told the task or keeps old rows.
 
-    table: columns `method`, `value`, perhaps `error` (half the bar; by default `value` + "_sd") and `scores` (a list of the
-    seeds' values). value: a key of Run.metrics().
+    table: columns `method`, `value`, perhaps `title`, `error` (half the bar; by default `value` + "_sd"), `scores` (a list of
+    the seeds' values) and `rank` or `rank_options`, as reports.summarise makes it. value: a key of Run.metrics().
     """
     error = error or f"{value}_sd"
     if not isinstance(table, pd.DataFrame) or table.empty or not {"method", value} <= set(table.columns):
         raise InputError(f"expected a table with rows and the columns method and {value}, found {table!r}.")
+    table, lines = _sorted(table, value)
     methods, values = list(table["method"]), table[value].to_numpy(dtype=float)
+    titles = list(table["title"]) if "title" in table.columns else [title_of(method) for method in methods]
     spread = table[error].to_numpy(dtype=float) if error in table.columns else np.full(len(table), np.nan)
+    ranks = {"AA": "rank", "AA_options": "rank_options"}.get(value)
     name = METRICS.get(value.removesuffix("_options"), value)
     subtitle = f"Scored by {'options' if value.endswith('_options') else 'exact match'}. " if "%" in name else ""
     subtitle += "Bars: one standard deviation over the seeds." if np.isfinite(spread).any() else "One seed: no spread."
-    figure = _figure(WIDTH, 1.5 + 0.42 * len(table), title or _who_leads(value, name, methods, values, spread), subtitle)
+    leads = who_leads(value, name, methods, titles, values, spread, list(table[ranks]) if ranks in table.columns else None)
+    figure = _figure(WIDTH, 1.5 + (0.42 if len(table) < 16 else 0.3) * len(table), title or leads, subtitle + marked(methods))
     axis = figure.subplots()
+    for line in lines:
+        axis.axhline(line - 0.5, color="0.6", linewidth=1)
     for row, method in enumerate(methods):
-        if "scores" in table.columns:
-            dots = np.atleast_1d(np.asarray(table["scores"].iloc[row], dtype=float))
-            axis.plot(dots, np.full(len(dots), row), ".", color=colour(method), alpha=0.45, markersize=9)
-        axis.errorbar(values[row], row, xerr=spread[row] if np.isfinite(spread[row]) else None, color=colour(method),
-                      marker=_look(method)[0], markersize=9, capsize=5, linewidth=2.2)
-        text = _number(values[row], name) + (f" ± {_number(spread[row], name)}" if np.isfinite(spread[row]) else "")
-        axis.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=12)
-    axis.set_yticks(range(len(methods)), [_display(method) for method in methods])
+        _point(axis, row, method, values[row], spread[row], table["scores"].iloc[row] if "scores" in table.columns else ())
+        text = number(values[row], name) + (f" ± {number(spread[row], name)}" if np.isfinite(spread[row]) else "")
+        axis.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=12 if len(table) < 16 else 11)
+    axis.set_yticks(range(len(methods)), [short(text, 44) for text in titles])
     axis.set_ylim(len(methods) - 0.5, -0.5)
     axis.margins(x=0.08)
-    axis.tick_params(labelsize=12)
+    axis.tick_params(labelsize=12 if len(table) < 16 else 11)
     axis.set_xlabel(name, fontsize=13)
     axis.grid(axis="x", color="0.9")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _sorted(table: pd.DataFrame, value: str) -> tuple[pd.DataFrame, list[int]]:
+    """(the rows in groups, in each the best first, not measured last; the rows before which a new group begins)."""
+    groups = [(RIVAL, RECONSTRUCTED, REFERENCE).index(group_of(method)) for method in table["method"]]
+    best = table[value] if value.removesuffix("_options") in LOWER_IS_BETTER else -table[value]
+    table = table.assign(_group=groups, _best=best).sort_values(["_group", "_best"], kind="stable", na_position="last")
+    groups = list(table["_group"])
+    return table, [row for row in range(1, len(groups)) if groups[row] != groups[row - 1]]
+
+
+def _point(axis, row: int, method: str, value: float, spread: float, scores) -> None:
+    dots = np.atleast_1d(np.asarray(scores, dtype=float))
+    axis.plot(dots, np.full(len(dots), row), ".", color=colour(method), alpha=0.45, markersize=9)
+    axis.errorbar(value, row, xerr=spread if np.isfinite(spread) else None, color=colour(method), marker=look(method)[0],
+                  markersize=9, capsize=5, linewidth=2.2)
 
 
 def save(figure: Figure, name: str, table: pd.DataFrame | None = None, folder: str | Path = "figures") -> Path:
@@ -188,80 +173,9 @@ def save(figure: Figure, name: str, table: pd.DataFrame | None = None, folder: s
     return path
 
 
-def _what_is_kept(so_far: dict[str, np.ndarray]) -> str:
-    """so_far: method -> (seeds, T) means over the tasks learned so far."""
-    count = next(iter(so_far.values())).shape[1]
-    after = f"After {count} task{'s' * (count > 1)}"
-    kept = {method: values[:, -1].mean() for method, values in so_far.items() if np.isfinite(values[:, -1]).all()}
-    kept = {method: mean for method, mean in kept.items() if method not in BOUNDS} or kept
-    if not kept:
-        return f"{after}: not every task was measured"
-    if len(kept) > 2:
-        best, worst = max(kept, key=kept.get), min(kept, key=kept.get)
-        return (f"{after} {_in_sentence(best)} keeps most, {kept[best]:.0f} % on average, "
-                f"and {_in_sentence(worst)} least, {kept[worst]:.0f} %")
-    first, *others = kept
-    return f"{after} {_in_sentence(first)} keeps {kept[first]:.0f} % on average" + "".join(
-        f", {_in_sentence(other)} {kept[other]:.0f} %" for other in others)
-
-
-def _what_is_left(R: np.ndarray, tasks: Sequence[str]) -> str:
-    earlier = len(tasks) - 1
-    learned, left = R.diagonal()[:earlier], R[-1, :earlier]
-    if earlier == 0:
-        return f"After the one task {R[0, 0]:.0f} % of the answers are right"
-    if not (np.isfinite(learned).all() and np.isfinite(left).all()):
-        return f"After {len(tasks)} tasks: not every task was measured"
-    then, now, after = f"{learned.mean():.0f} %", f"{left.mean():.0f} %", f"after {len(tasks)} tasks"
-    if left.mean() >= learned.mean():
-        return f"The earlier tasks kept what was learned: {then} when learned, {now} {after}"
-    worst = int(np.argmin(left - learned))
-    return (f"The earlier tasks fell from {then} when learned to {now} {after}; "
-            f"{_short(tasks[worst], 24)} most, from {learned[worst]:.0f} % to {left[worst]:.0f} %")
-
-
-def _who_leads(value: str, name: str, methods: Sequence[str], values: np.ndarray, spread: np.ndarray) -> str:
-    lower = value.removesuffix("_options") in LOWER_IS_BETTER
-    ranked = [row for row in np.argsort(values if lower else -values, kind="stable") if np.isfinite(values[row])]
-    real = [row for row in ranked if methods[row] not in BOUNDS]
-    ranked = real if len(real) > 1 else ranked
-    if len(ranked) < 2:
-        return "Only one method was measured" if ranked else "No method was measured"
-    first, second = ranked[:2]
-    words, unit = name.split(" (")[0], " %" if "%" in name else ""
-    title = (f"{_display(methods[first])} has the {'lowest' if lower else 'highest'} {words}, "
-             f"{_number(values[first], name)}{unit}; next {_in_sentence(methods[second])}, {_number(values[second], name)}{unit}")
-    if abs(values[first] - values[second]) < np.nan_to_num(spread[[first, second]]).max():
-        title += ": a difference within the spread"
-    return title
-
-
-def _scores(matrices: Mapping) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Task names, and for each method the scores as (seeds, T, T), T the tasks learned so far; the input stays as it is."""
-    if not isinstance(matrices, Mapping) or not matrices:
-        raise InputError("expected accuracy matrices by method name, found none; give {'slao': run.matrix}.")
-    lists = {method: [given] if isinstance(given, pd.DataFrame) else list(given or ()) for method, given in matrices.items()}
-    frames = [frame for given in lists.values() for frame in given]
-    if not all(lists.values()) or not all(isinstance(f, pd.DataFrame) and f.notna().to_numpy().any() for f in frames):
-        raise InputError("expected for every method a DataFrame with a measured cell, or several, found other things or none.")
-    tasks = [str(task) for task in frames[0].columns]
-    if any([str(task) for task in frame.columns] != tasks for frame in frames):
-        raise InputError("expected matrices of the same tasks in the same order, found others; give each stream its own figure.")
-    if any(len(frame) > len(tasks) for frame in frames):
-        raise InputError("expected a row after each task and a column for each task, found more rows than columns.")
-    measured = {id(frame): int(np.flatnonzero(frame.notna().any(axis=1))[-1]) + 1 for frame in frames}
-    count = max(measured.values())
-    scores = {method: np.full((len(given), count, count), np.nan) for method, given in lists.items()}
-    for method, given in lists.items():
-        for seed, frame in enumerate(given):
-            rows = measured[id(frame)]
-            scores[method][seed, :rows] = frame.to_numpy(dtype=float)[:rows, :count]
-    return tasks[:count], scores
-
-
 def _figure(width: float, height: float, title: str, subtitle: str) -> Picture:
     """An empty figure with both lines at the top left; they take their own height."""
-    title = textwrap.fill(title.replace(" %", "\u00a0%"), int(width * 8)).replace("\u00a0", " ")     # 52 % stays on one line
+    title = textwrap.fill(title.replace(" %", "\u00a0%"), int(width * 7.4)).replace("\u00a0", " ")     # 52 % stays on one line
     subtitle = textwrap.fill(subtitle, int(width * 11.7))
     head = 0.12 + 0.28 * (title.count("\n") + 1) + 0.23 * (subtitle.count("\n") + 1)     # inches
     figure = Picture(figsize=(width, height + head), dpi=DPI, layout="constrained")
@@ -274,40 +188,10 @@ def _figure(width: float, height: float, title: str, subtitle: str) -> Picture:
 
 def _line(axis, method: str, values: np.ndarray) -> None:
     """values: (seeds, T)."""
-    marker, style = _look(method)
+    marker, style = look(method)
     steps, mean = np.arange(1, values.shape[1] + 1), values.mean(axis=0)
-    axis.plot(steps, mean, color=colour(method), marker=marker, linestyle=style, linewidth=2, label=_display(method),
+    axis.plot(steps, mean, color=colour(method), marker=marker, linestyle=style, linewidth=2, label=title_of(method),
               markersize=6 if len(steps) <= 8 else 4 if len(steps) <= 30 else 2.5)
     if len(values) > 1:
         spread = values.std(axis=0, ddof=1)
         axis.fill_between(steps, mean - spread, mean + spread, color=colour(method), alpha=0.18, linewidth=0)
-
-
-def _look(method: str) -> tuple[str, str]:
-    if method in LOOKS:
-        return LOOKS[method][1:]
-    return MARKERS[hashlib.sha3_256(method.encode()).digest()[3] % len(MARKERS)], "-"
-
-
-def _display(method: str) -> str:
-    return NAMES.get(method, method)
-
-
-def _in_sentence(method: str) -> str:
-    """The display name inside a sentence: "sequential LoRA", but "IncLoRA"."""
-    name = _display(method)
-    return name[0].lower() + name[1:] if re.match(r"[A-Z][a-z]+\b", name) else name
-
-
-def _ticks(count: int) -> list[int]:
-    step = 1 if count <= 8 else 5 if count <= 30 else 10 * -(-count // 50)
-    return sorted({1, *range(step, count + 1, step)})
-
-
-def _short(text: str, width: int) -> str:
-    return text if len(text) <= width else text[:width - 1] + "…"
-
-
-def _number(value: float, name: str) -> str:
-    """One digit for percentages, two for what is measured otherwise."""
-    return f"{value:.{1 if '%' in name else 2}f}".replace("-", "−")

@@ -9,7 +9,7 @@ from .methods import METHODS
 
 MARK = "†"                                              # after the title of a method that is reconstructed
 MARKED = f"{MARK} reconstructed: no public code, or a rule of which the paper leaves parts open"
-RIVAL, RECONSTRUCTED, REFERENCE = "rival", "reconstructed", "reference"
+RIVAL, RECONSTRUCTED, REFERENCE = "rival", "reconstructed", "not ranked"
 VARIANTS = MappingProxyType({                           # rows that are a class with other settings; other rows: the card's title
     "slao_random": "SLAO, random start", "slao_last_merged": "SLAO, from the last merged pair",
     "slao_preserve": "SLAO, start keeps the function", "slao_ftba_mb": "SLAO, no QR, B merged",
@@ -17,6 +17,11 @@ VARIANTS = MappingProxyType({                           # rows that are a class 
     "slao_frea_mb": "SLAO, no QR, A frozen", "slao_freb_ma": "SLAO, no QR, B frozen",
     "slao_no_merge": "SLAO, nothing merged", "slao_merge_both": "SLAO, both merged",
     "slao_mean": "SLAO, λ(i) = 1/i", "slao_half": "SLAO, λ(i) = 1/2",
+    "nlora_released": "N-LoRA, as released", "inflora_projected": "InfLoRA, projected", "corda_ipm": "CorDA, first components",
+    "sd_lora_keep": "SD-LoRA, directions keep their length", "gainlora_olora": "GainLoRA on O-LoRA", "ema_mean": "EMA, plain mean",
+    "ema_merged": "EMA, from the merged pair", "ties_running": "TIES, running", "dare_ties": "DARE with TIES",
+    "knots_running": "KnOTS, running", "lora_lego_running": "LoRA-LEGO, running", "mora_merged": "MoRA, merged at 1/√i",
+    "lilora_released": "LiLoRA, as released",
 })
 
 
@@ -36,12 +41,12 @@ def title_of(name: str, setting: str = "") -> str:
 def _changes(name: str) -> str:
     """Of a variant without a title of its own: what it sets."""
     fields = getattr(METHODS[name], "keywords", {})
-    return "".join(f", {key} {value}" for key, value in fields.items())
+    return "".join(f", {key} {getattr(value, '__name__', value)}" for key, value in fields.items())
 
 
 def group_of(name: str) -> str:
     """Who is ranked with whom: references and what needs more than the others (the task's name at test time, old rows) are
-    not ranked; reconstructed methods only among themselves."""
+    not ranked, reconstructed methods only among themselves."""
     card = card_of(name)
     if card and (card.family == "reference" or card.task_id or card.old_data):
         return REFERENCE

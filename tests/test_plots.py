@@ -48,7 +48,7 @@ def test_the_title_is_computed():
         "After 3 tasks SLAO keeps 50 % on average, sequential LoRA 40 %"
     assert title(plots.forgetting_curves({"seqlora": SLAO + 3})) == "After 3 tasks sequential LoRA keeps 53 % on average"
     assert title(plots.forgetting_curves({"slao": SLAO, "seqlora": SEQUENTIAL, "olora": SLAO - 30, "multi_task": SLAO + 5})) == \
-        "After 3 tasks SLAO keeps most, 50 % on average, and O-LoRA least, 20 %"
+        "Methods told the task or keeping old rows aside, after 3 tasks SLAO keeps most, 50 % on average, and O-LoRA least, 20 %"
     assert title(plots.forgetting_curves({"slao": SLAO[:1]})) == "After 1 task SLAO keeps 90 % on average"
     assert title(plots.forgetting_curves({"slao": SLAO}, title="Mine")) == "Mine"
 
@@ -85,17 +85,56 @@ def test_the_heat_map_leaves_what_was_not_measured_blank():
     assert title(plots.matrix_heatmap(SLAO[["yelp"]][:1])) == "After the one task 90 % of the answers are right"
 
 
-def test_a_comparison_keeps_the_order_and_names_the_best():
+def rows(figure):
+    return [label.get_text() for label in figure.axes[0].get_yticklabels()]
+
+
+def test_a_comparison_has_the_best_on_top_references_below_a_line_and_names_the_best():
     table = pd.DataFrame({"method": ["seqlora", "slao", "multi_task"], "AA": [40.0, 52, 80], "AA_sd": [2.0, 3, 1],
                           "scores": [[38.0, 42], [49, 55], [79, 81]]})
     figure = plots.comparison(table)
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["Sequential LoRA", "SLAO", "Multi-task"]
-    assert title(figure) == "SLAO has the highest average accuracy, 52.0 %; next sequential LoRA, 40.0 %"
+    assert rows(figure) == ["SLAO", "Multi-task", "Sequential LoRA"]
+    lines = [line for line in figure.axes[0].get_lines() if len(set(line.get_ydata())) == 1 and list(line.get_xdata()) == [0, 1]]
+    assert [line.get_ydata()[0] for line in lines] == [0.5]
+    dots = [line for line in figure.axes[0].get_lines() if line.get_marker() == "."]
+    assert [list(line.get_xdata()) for line in dots] == [[49, 55], [79, 81], [38, 42]]
+    assert title(figure) == ("Methods told the task or keeping old rows aside, SLAO has the highest average accuracy, 52.0 %; "
+                             "next sequential LoRA, 40.0 %")
     assert "52.0 ± 3.0" in [text.get_text() for text in figure.axes[0].texts]
     assert title(plots.comparison(table.assign(AA=[51.0, 52, 80]))).endswith(": a difference within the spread")
     lowest = plots.comparison(table.assign(forgetting_options=[-2.0, 4, 9]), "forgetting_options")
-    assert title(lowest) == "Sequential LoRA has the lowest forgetting, −2.0 %; next SLAO, 4.0 %"
-    assert subtitle(lowest) == "Scored by options. One seed: no spread."
+    assert title(lowest).endswith("aside, Sequential LoRA has the lowest forgetting, −2.0 %; next SLAO, 4.0 %")
+    assert rows(lowest) == ["SLAO", "Sequential LoRA", "Multi-task"] and subtitle(lowest) == "Scored by options. One seed: no spread."
+
+
+def test_a_title_says_whom_it_passes_over_and_no_more_than_the_ranks_carry():
+    table = pd.DataFrame({"method": ["slao", "olora", "inclora", "seqlora", "per_task"], "AA": [50.0, 60, 40, 70, 90], "AA_sd": [11.0] * 5})
+    assert title(plots.comparison(table[:3])).startswith("O-LoRA has the highest average accuracy, 60.0 %; next SLAO")
+    over = "References and methods told the task or keeping old rows aside, O-LoRA has the highest average accuracy, 60.0 %; next SLAO, 50.0 %"
+    assert title(plots.comparison(table)) == over + ": a difference within the spread"
+    assert title(plots.comparison(table.assign(rank=["2–3", "1", "2–3", "", ""]))) == over
+    assert title(plots.comparison(table.assign(rank=["1–3", "1–2", "2–3", "", ""]))) == over + "; the seeds do not tell it from 1 other"
+    assert title(plots.comparison(table.assign(rank=["1–3", "1–3", "1–3", "", ""]))).endswith("; the seeds do not tell it from 2 others")
+    assert title(plots.comparison(table.assign(rank="1", BWT=1.0), "BWT")).count("the seeds") == 0          # the rank is AA's
+
+
+def test_reconstructed_methods_are_marked_and_stand_apart(monkeypatch):
+    cards = {name: METHODS[name]().card for name in METHODS} | {"olora": METHODS["olora"]().card._replace(fidelity="reconstructed")}
+    monkeypatch.setattr("mbf_utils.titles.card_of", cards.get)
+    table = pd.DataFrame({"method": ["slao", "olora", "inclora", "seqlora"], "AA": [50.0, 60, 40, 70]})
+    figure = plots.comparison(table)
+    assert rows(figure) == ["SLAO", "IncLoRA", "O-LoRA†", "Sequential LoRA"] and "† reconstructed" in subtitle(figure)
+    assert title(figure).startswith("References and reconstructed methods (†) aside, SLAO has the highest")
+    curves = plots.forgetting_curves({"slao": SLAO, "olora": SLAO - 30})
+    assert "† reconstructed" in subtitle(curves) and [text.get_text() for text in curves.legends[0].texts] == ["SLAO", "O-LoRA†"]
+    assert "†" not in subtitle(plots.comparison(table[::2]))
+
+
+def test_a_method_with_two_settings_is_two_rows_of_one_colour():
+    table = pd.DataFrame({"method": ["olora", "olora"], "title": ["O-LoRA", "O-LoRA (lambda1=0.1)"], "AA": [1.0, 2.0], "AA_sd": [0.1, 0.1]})
+    figure = plots.comparison(table)
+    assert rows(figure) == ["O-LoRA (lambda1=0.1)", "O-LoRA"]
+    assert {line.get_color() for line in figure.axes[0].get_lines()} == {plots.colour("olora")}
 
 
 @pytest.mark.parametrize("draw", [
@@ -130,7 +169,8 @@ def test_nothing_leaves_the_page_and_a_notebook_shows_it_once():
     scores = pd.DataFrame(np.tril(np.full((15, 15), 100.0)), columns=long)
     methods = ["slao", "seqlora", "inclora", "olora", "per_task", "multi_task"]
     for figure in (plots.forgetting_curves({method: scores for method in methods}), plots.matrix_heatmap(scores),
-                   plots.comparison(pd.DataFrame({"method": methods, "AA": [50.0] * 6}))):
+                   plots.comparison(pd.DataFrame({"method": methods, "AA": [50.0] * 6})),
+                   plots.comparison(pd.DataFrame({"method": [*METHODS], "AA": np.linspace(0, 100, len(METHODS)), "AA_sd": 3.0}))):
         assert figure._repr_png_().startswith(b"\x89PNG")
         width, height = figure.get_size_inches()
         box = figure.get_tightbbox()                                    # inches
