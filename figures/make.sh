@@ -28,3 +28,26 @@ grid runs/world-5-ablations "slao slao_random slao_last_merged slao_ftba_mb slao
 mbf report runs/world-5 --save world-5
 mbf report runs/world-5-named --save world-5-named
 mbf report runs/world-5-ablations --save world-5-ablations
+
+# Real rows, where MBF_DATA names the folder that holds O-LoRA's cl_benchmark: about 35 CPU-minutes more. The base is made of
+# the training texts of all fifteen tasks; then come the four of order 1. lambda1 is chosen on their development rows.
+[ -n "${MBF_DATA:-}" ] || exit 0
+rows=$MBF_DATA/cl_benchmark
+[ -d runs/real-base ] || mbf make-base runs/real-base --text "$rows:4" 2> runs/real-base.log
+real() { xargs -P 2 -L 1 mbf run "$rows" --order 1 --model runs/real-base >> runs/real.log; }
+for lambda1 in 0.5 0.1 0.02 0.004; do
+    echo "--method olora --set lambda1=$lambda1 --seed 100 --evaluate-on dev --out runs/real-lambda/olora-$lambda1"
+done | real
+for seed in 0 1 2; do
+    for method in slao seqlora "olora --set lambda1=0.004" per_task zero_shot; do
+        echo "--method $method --seed $seed --out runs/real/${method%% *}-$seed"
+    done
+done | real
+mbf report runs/real-lambda --save choice-olora-lambda-real
+mbf report runs/real --save real-order-1
+python -c "
+import pandas as pd
+from mbf_utils.reports import find_runs
+pd.concat([table.assign(method=run.method, seed=run.config['seed'], score=score).reset_index() for run in find_runs(['runs/real'])
+           for score, table in (('exact', run.matrix), ('labels', run.options))]).to_csv(
+    'figures/real-order-1-matrices.csv', index=False, float_format='%.4f', lineterminator='\n')"
