@@ -246,12 +246,18 @@ def _save(table, each, orders, folder: Path, name: str) -> None:
         frame.to_csv(folder / f"{name}{suffix}.csv", index=False, float_format="%.4f", lineterminator="\n")
     setups = table.groupby("setup", sort=False)
     for number, (_, rows) in enumerate(setups, 1):
-        label = name + (f"-{number}" if len(setups) > 1 else "")
+        label = name + (_label(rows.iloc[0], number) if len(setups) > 1 else "")
         for value, suffix in (("AA", ""), ("AA_options", "-options")):
             if rows[value].notna().any():
                 seeds = [each.loc[each["run"] == run, value].tolist() for run in rows["run"]]
                 plots.save(plots.comparison(rows.assign(scores=seeds), value), label + suffix, folder=folder)
     print(f"\nwritten: {folder / name}.csv, more tables and the pictures beside it")
+
+
+def _label(row, number: int) -> str:
+    """Of the picture of one stream and order among several: "-world-5-o2", numbered where orders are lists of tasks."""
+    order = f"o{row['order']}" if len(row["order"]) < 4 else number
+    return f"-{row['stream']}-{order}" + "-named" * bool(row["named"])
 
 
 def _make_base(arguments) -> None:

@@ -128,7 +128,8 @@ def compare(streams, methods, seeds, model="tiny", out=None, workers=1, **settin
 
 def plan(streams, methods, seeds, out: Path) -> list[Cell]:
     """The cells of a grid in the order in which they are learned. Raises InputError for what is unknown or there twice."""
-    streams, entries, seeds = [load_stream(stream) for stream in _several(streams)], [_entry(m) for m in _several(methods)], _several(seeds)
+    streams, seeds = [load_stream(stream) for stream in _several(streams)], _several(seeds)
+    entries = [_entry(method) for method in _several(methods)]
     if not (streams and entries and seeds) or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise InputError(f"expected a stream, a method and a whole number as seed, or several, found {len(streams)} streams, "
                          f"{len(entries)} methods and the seeds {seeds}")
@@ -152,7 +153,8 @@ def _entry(given) -> tuple[str, str | Method]:
     method = make_method(name, **fields)
     name = name_of(method)
     values = {field.name: getattr(method, field.name) for field in dataclasses.fields(method) if field.init}
-    setting = setting_of(name, {key: [value(i) for i in range(1, 6)] if callable(value) else value for key, value in values.items()})
+    values = {key: [value(i) for i in range(1, 6)] if callable(value) else value for key, value in values.items()}
+    setting = setting_of(name, values)
     return (f"{name}-{setting}", method) if setting else (name, name if name in METHODS else method)
 
 
@@ -169,7 +171,11 @@ def _processes(workers) -> int | None:
     if not isinstance(workers, int):
         if workers in ("threading", "multiprocessing", "sequential"):
             raise InputError(f"expected a number of workers or a joblib backend that brings its own processes, found {workers!r}")
-        return None
+        try:
+            with parallel_config(workers):
+                return None
+        except ValueError:
+            raise InputError(f"expected a number of workers or a joblib backend, found {workers!r}") from None
     if workers < 1:
         raise InputError(f"expected 1 worker or more, found {workers}")
     return workers
@@ -204,7 +210,9 @@ def _learn_all(cells: list[Cell], base, settings: dict, workers, processes: int 
 
 
 def _minutes(seconds: float) -> str:
-    return "under a minute" if seconds < 60 else f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+    if seconds < 60:
+        return "under a minute"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 
 def _results(cells: list[Cell], base, settings: dict, workers, under_way: list[str]) -> Iterator[tuple[str, float, str | None]]:
@@ -225,7 +233,7 @@ def _results(cells: list[Cell], base, settings: dict, workers, under_way: list[s
         with parallel_config("loky", inner_max_num_threads=1) if own else parallel_config(workers):
             pool = Parallel(workers if own else -1, return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs")
     except ValueError as error:
-        raise InputError(f"expected a number of workers or a joblib backend that returns results as they end, found {workers!r}: {error}") from None
+        raise InputError(f"expected a joblib backend that returns results as they end, found {workers!r}: {error}") from None
     yield from pool(calls())
 
 

@@ -1,7 +1,6 @@
 """What tables and figures call a method, what its card says, and with whom it is compared: one place for all of them."""
 from __future__ import annotations
 
-from functools import cache
 from types import MappingProxyType
 
 from .method import Card, Method
@@ -25,7 +24,6 @@ VARIANTS = MappingProxyType({                           # rows that are a class 
 })
 
 
-@cache
 def card_of(name: str) -> Card | None:
     """The card of a METHODS row; None for a method of one's own."""
     return METHODS[name]().card if name in METHODS else None

@@ -61,7 +61,49 @@ def test_merge_of_adapters_trained_apart_is_refused(tmp_path, capsys):
     assert "independent" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_compare_learns_the_grid_names_what_failed_and_saves_scores_apart_from_costs(tmp_path, capsys, monkeypatch):
+    import pandas as pd
+    from mbf_utils.methods import METHODS
+    from mbf_utils.methods.references import SeqLoRA
+
+    class Breaks(SeqLoRA):
+        def finish(self, tuned, task):
+            raise RuntimeError("broken")
+
+    monkeypatch.setitem(METHODS, "inclora", Breaks)
+    command = ["compare", "world-5", "--methods", "seqlora,inclora,olora lambda1=0.1", "--orders", "1,2", "--seeds", "0,3", "--limit", "20",
+               "--epochs", "1", "--out", str(tmp_path / "runs"), "--save", "both", "--figures", str(tmp_path / "figures")]
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert "seqlora-0" not in said.err and said.err.count("world-5-o2-inclora-3 failed: RuntimeError: broken (test_cli.py, line ") == 1
+    assert "world-5, order 2, base tiny" in said.out and "O-LoRA (lambda1=0.1)" in said.out and "over several orders" in said.out
+    table, each = (pd.read_csv(tmp_path / "figures" / f"both{suffix}.csv") for suffix in ("", "-runs"))
+    assert list(zip(table["order"], table["method"])) == [(order, method) for order in (1, 2) for method in ("seqlora", "olora")]
+    assert sorted(set(each["seed"])) == [0, 3] and not [name for name in [*table, *each] if "second" in name or "peak" in name]
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "both.csv", "both-runs.csv", "both-costs.csv", "both-orders.csv",
+        *(f"both-world-5-o{order}{reading}.png" for order in (1, 2) for reading in ("", "-options"))}
+
+
+def test_methods_are_chosen_by_name_with_settings_by_family_or_all():
+    from mbf_utils import cli
+    from mbf_utils.methods import METHODS
+    assert cli._methods("all") == list(METHODS) and cli._methods("slao, olora") == ["slao", "olora"]
+    assert cli._methods("stack,olora") == [name for name in METHODS if METHODS[name]().card.family == "stack"] != []
+    assert cli._methods("olora lambda1=0.1 lambda2=2,slao") == [("olora", {"lambda1": 0.1, "lambda2": 2.0}), "slao"]
+    assert cli._seeds("3") == [0, 1, 2] and cli._seeds("0,5") == [0, 5] and cli._seeds("7,") == [7]
+
+
 @pytest.mark.parametrize("arguments, words", [
+    (["compare", "world-6"], "world-5"),
+    (["compare", "world-5", "--orders", "1,9"], "1, 2, 3"),
+    (["compare", "world-5", "--methods", "slao,slow"], "slao"),
+    (["compare", "world-5", "--methods", "olora lambda=1"], "lambda1"),
+    (["compare", "world-5", "--seeds", "many"], "--seeds"),
+    (["compare", "world-5", "--seeds", "0"], "whole number as seed"),
+    (["compare", "world-5", "--workers", "0"], "1 worker or more"),
+    (["compare", "world-5", "--workers", "nobody"], "joblib backend"),
+    (["compare", "world-5", "world-5:1"], "two runs for the folder"),
     (["run", "world-6"], "world-5"),
     (["run", "world-5", "--order", "7"], "1, 2, 3"),
     (["run", "world-5", "--method", "slow"], "slao"),
@@ -149,4 +191,4 @@ def test_version_and_help_load_no_torch(argument):
     code = f"import sys, mbf_utils.cli as c\ntry: c.main([{argument!r}])\nexcept SystemExit: pass\nprint('loaded', [m for m in ('torch', 'transformers', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.endswith("loaded []\n") and "mbf" in done.stdout
-    assert argument == "--version" or all(name in done.stdout for name in ("demo", "run", "merge", "report", "make-base", "lab"))
+    assert argument == "--version" or all(name in done.stdout for name in ("demo", "run", "compare", "merge", "report", "make-base", "lab"))
