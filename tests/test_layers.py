@@ -13,7 +13,7 @@ LAYERS = {
     2: "sources models method settings documents",
     3: "methods probe",
     4: "training evaluation store costs titles",
-    5: "runs reports compare search merging continual pretrain anatomy",
+    5: "runs reports comparison search merging continual pretrain anatomy",
     6: "plots looks",
     7: "widgets lessons cli bench",
     8: "__main__",
@@ -22,7 +22,8 @@ LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split(
 # what neighbours in one layer may take from each other
 NEIGHBOURS = {"lora": {"errors", "subspaces"}, "subspaces": {"errors"}, "metrics": {"errors"}, "streams": {"errors"},
               "words": {"errors"}, "theory": {"geometry"}, "reports": {"runs"}, "anatomy": {"runs"},
-              "compare": {"runs", "reports"}, "search": {"compare", "reports"}, "costs": {"store"}, "plots": {"looks"}, "lessons": {"widgets"}, "cli": {"bench"}}
+              "comparison": {"runs", "reports"}, "search": {"comparison", "reports"}, "costs": {"store"}, "plots": {"looks"},
+              "lessons": {"widgets"}, "cli": {"bench"}}
 ONLY_IN = {"peft": {"adapters"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
 
 FILES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
