@@ -181,7 +181,7 @@ def _run(arguments) -> None:
 
 
 def _compare(arguments) -> int:
-    from .compare import Base, compare
+    from .comparison import Base, compare
     orders = arguments.orders.split(",") if arguments.orders else [None]
     streams = [_stream(arguments, name, order) for name in arguments.streams for order in orders]
     base = Base(arguments.model, arguments.device, arguments.dtype, arguments.quantize)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from toy import FAST, contents, toy_model, toy_stream
 
-from mbf_utils import compare as module
-from mbf_utils.compare import Base, compare, plan
+from mbf_utils import comparison as module
+from mbf_utils.comparison import Base, compare, plan
 from mbf_utils.costs import cost_file, reset_peak
 from mbf_utils.errors import InputError
 from mbf_utils.method import Card, Method
@@ -146,7 +146,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(stream, model, tmp_path
     found = compare(stream, [Fails(), "seqlora"], [0, 1], model, tmp_path, **FAST)
     assert [run.folder.name for run in found.runs] == ["toy-o1-seqlora-0", "toy-o1-seqlora-1"]
     assert list(found.failures["cell"]) == ["toy-o1-Fails-how=raise-0", "toy-o1-Fails-how=raise-1"]
-    assert found.failures["error"][0].startswith("ZeroDivisionError: of a kind (test_compare.py, line ")
+    assert found.failures["error"][0].startswith("ZeroDivisionError: of a kind (test_comparison.py, line ")
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "failures.csv"), found.failures)
     assert list(found.table["method"]) == ["seqlora"] and found.table["seeds"][0] == 2
     mended = compare(stream, ["seqlora"], [0, 1], model, tmp_path, **FAST)
