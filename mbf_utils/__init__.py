@@ -16,8 +16,8 @@ _FACE = {
     "InputError": "errors",
 }
 _MODULES = ("adapters", "anatomy", "evaluation", "folders", "geometry", "lessons", "lora", "merging", "method", "methods", "metrics",
-            "models", "plots", "pretrain", "reports", "runs", "settings", "sources", "store", "streams", "subspaces", "text", "theory", "training",
-            "world")
+            "models", "plots", "plots_geometry", "pretrain", "reports", "runs", "settings", "sources", "store", "streams", "subspaces",
+            "text", "theory", "training", "world")
 __all__ = [*_FACE, *_MODULES]
 
 
