@@ -1,4 +1,4 @@
-"""The command `mbf`: demo, run, compare, merge, report, make-base, lab. Bad input ends in one sentence and exit code 2."""
+"""The command `mbf`: demo, run, compare, search, merge, report, make-base, lab. Bad input ends in one sentence and exit code 2."""
 from __future__ import annotations
 
 import argparse
@@ -47,17 +47,31 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", help="folder of the run; default: runs/STREAM-METHOD-SEED")
     _add_inputs(run)
 
-    compare = command("compare", _compare, "learn streams with several methods and seeds, in several processes, and compare them; "
-                      "given again, goes on where it was stopped")
+    compare = command("compare", _compare, "learn streams with several methods and seeds, in several processes, and compare "
+                      "them; given again, goes on where it was stopped")
     compare.add_argument("streams", nargs="+", metavar="STREAM", help="as for run, perhaps with its order: world-5:2")
     compare.add_argument("--methods", default="all", help="names in METHODS with commas between, each perhaps with settings "
                          "(\"slao,olora lambda1=0.1\"); a family as merging; or all")
+    compare.add_argument("--paper-settings", action="store_true", help="every method as its row in METHODS, not as chosen.json "
+                         "has it for the base")
     compare.add_argument("--seeds", default="3", help="how many (3: the seeds 0, 1, 2), or a list with commas (0,5)")
     compare.add_argument("--orders", help="numbers of orders with commas between, for every stream; default: the first")
     compare.add_argument("--workers", default="1", help="processes, or the name of a joblib backend")
     compare.add_argument("--out", default="runs/compare", help="folder of the runs")
     _add_saving(compare)
     _add_inputs(compare)
+
+    search = command("search", _search, "choose a method's settings on the development rows of another world; writes what was tried")
+    search.add_argument("stream")
+    search.add_argument("--method", required=True)
+    search.add_argument("--grid", action="append", required=True, metavar="FIELD=VALUE,VALUE",
+                        help="values to try, at most four settings in all")
+    search.add_argument("--seeds", default="1", help="as for compare")
+    search.add_argument("--order", help="an order's number")
+    search.add_argument("--workers", default="1", help="processes, or the name of a joblib backend")
+    search.add_argument("--out", default="runs/search", help="folder of the runs")
+    search.add_argument("--figures", default="figures", help="where choice-METHOD.csv is written")
+    _add_inputs(search, data_seed=7)
 
     merge = command("merge", _merge, "merge saved PEFT adapters, in the order in which they were trained, into one")
     merge.add_argument("adapters", nargs="+", help="PEFT adapter folders")
@@ -82,21 +96,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_inputs(parser) -> None:
+def _add_inputs(parser, data_seed: int = 0) -> None:
     """The base, the rows and the training: the same for every command that learns."""
     parser.add_argument("--model", default="tiny", help="tiny, a folder (as mbf make-base writes), or owner/name on the Hub")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--quantize", type=int, choices=(4, 8), help="bits of the base's weights (CUDA)")
-    parser.add_argument("--data-seed", type=int, default=0, help="of the rows: which world, which rows under --limit")
+    parser.add_argument("--data-seed", type=int, default=data_seed, help="of the rows: which world, which rows under --limit")
     parser.add_argument("--limit", type=int, help="at most that many train and that many test rows a task")
     parser.add_argument("--named", action=argparse.BooleanOptionalAction, help="prompts name the data set, or not; default: as the stream's source has it")
     _add_settings(parser.add_argument_group("training", "a base may bring other defaults (lora.json beside its weights)"))
 
 
 def _add_saving(parser) -> None:
-    parser.add_argument("--save", metavar="NAME", help="also write NAME.csv (a row a method), NAME-runs.csv (a row a run), NAME-costs.csv "
-                        "(times and memory), and for every stream and order NAME.png and NAME-options.png")
+    parser.add_argument("--save", metavar="NAME", help="also write NAME.csv (a row a method), NAME-runs.csv (a row a run), "
+                        "NAME-costs.csv (times and memory), and for every stream and order NAME.png and NAME-options.png")
     parser.add_argument("--figures", default="figures", help="where --save writes")
 
 
@@ -182,16 +196,44 @@ def _run(arguments) -> None:
 
 def _compare(arguments) -> int:
     from .comparison import Base, compare
+    from .printing import save, show
+    from .search import chosen
     orders = arguments.orders.split(",") if arguments.orders else [None]
     streams = [_stream(arguments, name, order) for name in arguments.streams for order in orders]
     base = Base(arguments.model, arguments.device, arguments.dtype, arguments.quantize)
-    workers = int(arguments.workers) if arguments.workers.lstrip("-").isdigit() else arguments.workers
-    comparison = compare(streams, _methods(arguments.methods), _seeds(arguments.seeds), base, arguments.out, workers, **_settings(arguments))
+    methods = _methods(arguments.methods)
+    if not arguments.paper_settings:
+        methods = [(name, fields) if isinstance(name, str) and (fields := chosen(arguments.model, name)) else name for name in methods]
+    comparison = compare(streams, methods, _seeds(arguments.seeds), base, arguments.out, _workers(arguments.workers),
+                         **_settings(arguments))
     if comparison.runs:
-        _show(*comparison.tables, arguments, comparison.orders)
+        show(comparison.table, comparison.orders)
+        if arguments.save:
+            save(*comparison.tables, comparison.orders, Path(arguments.figures), arguments.save)
     for cell, error in comparison.failures.itertuples(index=False):
         print(f"mbf: {cell} failed: {error}", file=sys.stderr)
     return 1 if len(comparison.failures) else 0
+
+
+def _workers(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def _search(arguments) -> None:
+    from .comparison import Base
+    from .search import search
+    grid = {}
+    for pair in arguments.grid:
+        field, _, values = pair.partition("=")
+        grid[field] = [_fields([f"{field}={value}"])[field] for value in values.split(",") if value]
+    base = Base(arguments.model, arguments.device, arguments.dtype, arguments.quantize)
+    table = search(_stream(arguments, arguments.stream, arguments.order), arguments.method, grid, _seeds(arguments.seeds), base,
+                   arguments.out, _workers(arguments.workers), **_settings(arguments))
+    file = Path(arguments.figures) / f"choice-{arguments.method}.csv"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    table.assign(data_seed=arguments.data_seed).to_csv(file, index=False, float_format="%.4f", lineterminator="\n")
+    best = {field: table.loc[table["chosen"], field].item() for field in grid}
+    print(f"{table.to_string(index=False, float_format='%.3g')}\n\nchosen: {best}; for mbf_utils/chosen.json\nwritten: {file}")
 
 
 def _methods(text: str) -> list:
@@ -220,44 +262,12 @@ def _merge(arguments) -> None:
 
 
 def _report(arguments) -> None:
+    from .printing import save, show
     from .reports import find_runs, summarise
-    _show(*summarise(find_runs(arguments.runs)), arguments)
-
-
-def _show(table, each, arguments, orders=()) -> None:
-    """Prints a table for every stream and order; with --save also writes tables and pictures."""
-    from .reports import printed
-    print("percent; mean ± sample standard deviation over the seeds; difference with half of its 95 % interval")
-    for (stream, order, named, model, _), rows in table.groupby(["stream", "order", "named", "model", "setup"], sort=False):
-        print(f"\n{stream}, order {order}{', prompts name the data set' * named}, base {model}\n{printed(rows).to_string(index=False)}")
-    if len(orders):
-        print(f"\nover several orders\n{orders.to_string(index=False, float_format='%.1f')}")
+    table, each = summarise(find_runs(arguments.runs))
+    show(table)
     if arguments.save:
-        _save(table, each, orders, Path(arguments.figures), arguments.save)
-
-
-def _save(table, each, orders, folder: Path, name: str) -> None:
-    """Scores apart from costs: equal runs give equal bytes, times do not."""
-    from . import plots
-    from .reports import COSTS, KEYS
-    folder.mkdir(parents=True, exist_ok=True)
-    frames = {"": table.drop(columns=COSTS), "-runs": each.drop(columns=COSTS), "-costs": table[[*KEYS, "title", "seeds", *COSTS]]}
-    for suffix, frame in (frames | ({"-orders": orders} if len(orders) else {})).items():
-        frame.to_csv(folder / f"{name}{suffix}.csv", index=False, float_format="%.4f", lineterminator="\n")
-    setups = table.groupby("setup", sort=False)
-    for number, (_, rows) in enumerate(setups, 1):
-        label = name + (_label(rows.iloc[0], number) if len(setups) > 1 else "")
-        for value, suffix in (("AA", ""), ("AA_options", "-options")):
-            if rows[value].notna().any():
-                seeds = [each.loc[each["run"] == run, value].tolist() for run in rows["run"]]
-                plots.save(plots.comparison(rows.assign(scores=seeds), value), label + suffix, folder=folder)
-    print(f"\nwritten: {folder / name}.csv, more tables and the pictures beside it")
-
-
-def _label(row, number: int) -> str:
-    """Of the picture of one stream and order among several: "-world-5-o2", numbered where orders are lists of tasks."""
-    order = f"o{row['order']}" if len(row["order"]) < 4 else number
-    return f"-{row['stream']}-{order}" + "-named" * bool(row["named"])
+        save(table, each, (), Path(arguments.figures), arguments.save)
 
 
 def _make_base(arguments) -> None:

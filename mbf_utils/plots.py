@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from PIL import Image                                   # which matplotlib brings
 
 from .errors import InputError
-from .looks import LOWER_IS_BETTER, METRICS, colour, look, marked, number, read_scores, short, ticks, what_is_kept, what_is_left, who_leads
+from .looks import LOWER_IS_BETTER, METRICS, colour, look, marked, number, read_scores, short, ticks
+from .looks import what_is_kept, what_is_left, who_leads
 from .titles import RECONSTRUCTED, REFERENCE, RIVAL, group_of, title_of
 
 DPI = 110

@@ -53,8 +53,8 @@ def summarise(runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     found.sort(key=lambda row: (setups.index(row["setup"]), place_of(row["method"]), row["setting"], row["run"], row["seed"]))
     each = pd.DataFrame(found)
     if (twice := each[each.duplicated(["run", "seed"])]).size:
-        raise InputError(f"expected one run of each seed, found two of {twice.iloc[0]['method']} with seed {twice.iloc[0]['seed']} "
-                         "and the same settings: a copy is no second measurement, leave one out")
+        raise InputError(f"expected one run of each seed, found two of {twice.iloc[0]['method']} with seed "
+                         f"{twice.iloc[0]['seed']} and the same settings: a copy is no second measurement, leave one out")
     rows = []
     for _, together in each.groupby("setup", sort=False):
         scores = {run: group.set_index("seed") for run, group in together.groupby("run", sort=False)}
@@ -92,7 +92,8 @@ def _summary(run: str, group: pd.DataFrame, yardstick: pd.DataFrame | None, rank
     first = group.iloc[0]
     card = card_of(first["method"])
     row = {key: first[key] for key in KEYS} | {"run": run, "title": title_of(first["method"], first["setting"])}
-    row |= {field: getattr(card, field) if card else "" for field in CARD} | {"group": group_of(first["method"]), "seeds": len(group)}
+    row |= {field: getattr(card, field) if card else "" for field in CARD}
+    row |= {"group": group_of(first["method"]), "seeds": len(group)}
     for reading in ranks:
         row["rank" + reading.removeprefix("AA")] = ranks[reading].get(run, "")
     for score in [column for column in group.columns if column not in (*KEYS, *COSTS)]:
@@ -135,10 +136,12 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
     shown = {"method": table["title"], "seeds": table["seeds"].astype(str)}
     for name, reading in (("exact", ""), ("labels", "_options")):
         if f"AA{reading}" in table:
-            shown |= {f"AA {name}": spread(f"AA{reading}", f"AA{reading}_sd"), f"BWT {name}": spread(f"BWT{reading}", f"BWT{reading}_sd"),
+            shown |= {f"AA {name}": spread(f"AA{reading}", f"AA{reading}_sd"),
+                      f"BWT {name}": spread(f"BWT{reading}", f"BWT{reading}_sd"),
                       f"AA {name} less seqlora": spread(f"AA{reading}_minus_{YARDSTICK}", f"AA{reading}_minus_{YARDSTICK}_half"),
                       f"rank {name}": table[f"rank{reading}"]}
-    shown |= {"general loss": table["general_loss"].map("{:.2f}".format), "seconds": (table["seconds_train"] + table["seconds_evaluate"]).map("{:.0f}".format),
+    seconds = table["seconds_train"] + table["seconds_evaluate"]
+    shown |= {"general loss": table["general_loss"].map("{:.2f}".format), "seconds": seconds.map("{:.0f}".format),
               "state kB": (table["state_bytes"] / 1000).map("{:.0f}".format)}
     return pd.DataFrame(shown)
 
@@ -154,7 +157,7 @@ def order_table(runs: list[Run]) -> pd.DataFrame:
                 setting_of(run.method, values), _hash([sorted(run.names), config["settings"], config["effective_batch"]]))
         found.setdefault(same, {}).setdefault(config["seed"], {})[config["stream"]["order"]] = run
     rows = [dict(zip(KEYS[:1] + KEYS[2:6], same)) | _disparity(seeds) for same, seeds in
-            sorted(found.items(), key=lambda item: place_of(item[0][3])) if len({order for runs in seeds.values() for order in runs}) > 1]
+            sorted(found.items(), key=lambda item: place_of(item[0][3])) if len(set().union(*seeds.values())) > 1]
     return pd.DataFrame([row | {"title": title_of(row["method"], row["setting"])} for row in rows])
 
 
@@ -169,5 +172,6 @@ def _disparity(seeds: dict[int, dict[str, Run]]) -> dict:
         found = {"AA": [mean(mean(scores.values()) for scores in final.values()) for final in finals],
                  "MOPD": [most for most, _ in disparities], "AOPD": [average for _, average in disparities]}
         for metric, values in found.items():
-            row |= {metric + name: pd.Series(values, dtype=float).mean(), f"{metric}{name}_sd": pd.Series(values, dtype=float).std(ddof=1)}
+            column = pd.Series(values, dtype=float)
+            row |= {metric + name: column.mean(), f"{metric}{name}_sd": column.std(ddof=1)}
     return row

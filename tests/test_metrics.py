@@ -157,3 +157,15 @@ def test_malformed_matrix(R, words):
 def test_malformed_arguments(call, words):
     with pytest.raises(InputError, match=words):
         call()
+
+
+def test_a_paired_difference_and_its_interval_by_hand():
+    """Student's t at 97.5 %: 12.7062 for 1 degree of freedom, 4.30265 for 2, 2.26216 for 9."""
+    assert metrics.paired_difference([3.0, 5.0], [2.0, 2.0]) == pytest.approx((2.0, 12.7062 * math.sqrt(2) / math.sqrt(2)), rel=1e-5)
+    assert metrics.paired_difference([2, 4, 6], [1, 2, 3]) == pytest.approx((2.0, 4.30265 / math.sqrt(3)), rel=1e-5)
+    ten = [float(i) for i in range(10)]
+    assert metrics.paired_difference(ten, [0] * 10) == pytest.approx((4.5, 2.26216 * math.sqrt(82.5 / 9) / math.sqrt(10)), rel=1e-5)
+    assert metrics.paired_difference([7, 7], [5, 5]) == (2.0, 0.0)
+    mean, half = metrics.paired_difference([7], [5])
+    assert mean == 2 and math.isnan(half) and all(map(math.isnan, metrics.paired_difference([], [])))
+    assert all(map(math.isnan, metrics.paired_difference([1, float("nan")], [1, 1])))

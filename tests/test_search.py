@@ -1,0 +1,71 @@
+"""A search of settings: small, on development rows, written down; and what the table of chosen settings says."""
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from toy import FAST, toy_model, toy_stream
+
+from mbf_utils import search as module
+from mbf_utils.errors import InputError
+from mbf_utils.methods import make_method
+from mbf_utils.search import BUDGET, CHOSEN, chosen, search
+
+FIGURES = Path(__file__).resolve().parent.parent / "figures"
+
+
+def test_every_setting_is_tried_on_development_rows_and_the_best_is_chosen(tmp_path, monkeypatch):
+    seen = []
+    whole = module.compare
+
+    def watching(*arguments, **settings):
+        seen.append(settings["evaluate_on"])
+        found = whole(*arguments, **settings)
+        for run in found.runs:                                       # 30 %, 70 %, 70 %
+            run.metrics = lambda score={0.0: 30.0, 0.5: 70.0, 2.0: 70.0}[run.config["method"]["lambda1"]]: {"AA": score, "AA_options": 1.0}
+        return found
+
+    monkeypatch.setattr(module, "compare", watching)
+    table = search(toy_stream()[:1], "olora", {"lambda1": [0.0, 0.5, 2.0]}, [0, 1], toy_model(), tmp_path, **FAST)
+    assert seen == ["dev"] and list(table["lambda1"]) == [0.0, 0.5, 2.0] and list(table["seeds"]) == [2, 2, 2]
+    assert list(table["AA"]) == [30, 70, 70] and list(table["chosen"]) == [False, True, False]
+    configs = [json.loads(file.read_text()) for file in tmp_path.glob("*/config.json")]
+    assert len(configs) == 6 and {config["settings"]["evaluate_on"] for config in configs} == {"dev"}
+
+
+@pytest.mark.parametrize("grid, settings, sentence", [
+    ({"lambda1": [1.0]}, {}, "2 to 4 settings"), ({"lambda1": [1.0, 2.0, 3.0], "lambda2": [1.0, 2.0]}, {}, "found 6"),
+    ({"lambda": [1.0, 2.0]}, {}, "settings among lambda1"), ({"lambda1": [1.0, 2.0]}, {"evaluate_on": "test"}, "never test rows")])
+def test_a_larger_search_and_one_on_test_rows_are_refused(grid, settings, sentence):
+    with pytest.raises(InputError, match=sentence):
+        search(toy_stream(), "olora", grid, 0, toy_model(), **FAST, **settings)
+
+
+def test_what_is_chosen_is_the_best_of_what_was_tried_and_written_down():
+    for base, methods in json.loads(CHOSEN.read_text()).items():
+        for method, fields in methods.items():
+            make_method(method, **fields)
+            tried = pd.read_csv(FIGURES / f"choice-{method}.csv")
+            best = tried.loc[tried["AA"].idxmax()]
+            assert best["chosen"] and {field: best[field] for field in fields} == fields and 2 <= len(tried) <= BUDGET
+            assert (tried["data_seed"] != 0).all()
+    assert chosen("tiny", "seqlora") == chosen("another", "olora") == {}
+
+
+def test_the_command_compare_takes_the_chosen_settings_unless_told_otherwise(tmp_path, monkeypatch):
+    from mbf_utils.cli import main
+    (tmp_path / "chosen.json").write_text('{"tiny": {"olora": {"lambda1": 0.25}}}')
+    monkeypatch.setattr(module, "CHOSEN", tmp_path / "chosen.json")
+    command = ["compare", "world-5", "--methods", "olora", "--seeds", "1", "--limit", "8", "--epochs", "1", "--out", str(tmp_path / "runs")]
+    assert main(command) == 0 and main([*command, "--paper-settings"]) == 0
+    assert {path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()} == {"world-5-o1-olora-lambda1=0.25-0", "world-5-o1-olora-0"}
+
+
+def test_the_command_writes_what_was_tried(tmp_path, capsys):
+    from mbf_utils.cli import main
+    assert main(["search", "world-5", "--method", "olora", "--grid", "lambda1=0.1,0.5", "--limit", "8", "--epochs", "1",
+                 "--out", str(tmp_path / "runs"), "--figures", str(tmp_path)]) == 0
+    table = pd.read_csv(tmp_path / "choice-olora.csv")
+    assert list(table["lambda1"]) == [0.1, 0.5] and list(table["data_seed"]) == [7, 7] and table["chosen"].sum() == 1
+    assert "choice-olora.csv" in capsys.readouterr().out
+    assert main(["search", "world-5", "--method", "olora", "--grid", "lambda1=0.1"]) == 2
