@@ -61,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_saving(compare)
     _add_inputs(compare)
 
-    search = command("search", _search, "choose a method's settings on the development rows of another world; writes what was tried")
+    search = command("search", _search, "choose a method's settings on the development rows of another world; writes what was "
+                     "tried to FIGURES/choice-METHOD.csv and what was chosen to the table that mbf compare uses")
     search.add_argument("stream")
     search.add_argument("--method", required=True)
     search.add_argument("--grid", action="append", required=True, metavar="FIELD=VALUE,VALUE",
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_inputs(parser, data_seed: int = 0) -> None:
     """The base, the rows and the training: the same for every command that learns."""
-    parser.add_argument("--model", default="tiny", help="tiny, a folder (as mbf make-base writes), or owner/name on the Hub")
+    parser.add_argument("--model", default="tiny", help="tiny, small, a folder (as mbf make-base writes), or owner/name on the Hub")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--quantize", type=int, choices=(4, 8), help="bits of the base's weights (CUDA)")
@@ -136,17 +137,19 @@ def _settings(arguments) -> dict:
     return given
 
 
-def _fields(pairs: list[str]) -> dict:
-    """FIELD=VALUE pairs; a value is a number, true, false, or text."""
-    fields = {}
+def _fields(pairs: list[str], method: str) -> dict:
+    """FIELD=VALUE pairs; a value is a number, true, false, or text: a whole number only where the method's own is one."""
+    from .methods import METHODS
+    usual, fields = METHODS[method]() if method in METHODS else None, {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
             raise InputError(f"expected --set FIELD=VALUE, found {pair!r}")
         try:
-            fields[name] = {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else float(text)
+            number = float(text)
+            fields[name] = int(number) if type(getattr(usual, name, None)) is int and number.is_integer() else number
         except ValueError:
-            fields[name] = text
+            fields[name] = {"true": True, "false": False}.get(text.lower(), text)
     return fields
 
 
@@ -187,7 +190,7 @@ def _run(arguments) -> None:
     from .runs import run_stream
     order = arguments.order.split(",") if arguments.order and "," in arguments.order else arguments.order
     stream = _stream(arguments, arguments.stream, order)
-    method = make_method(arguments.method, **_fields(arguments.set))
+    method = make_method(arguments.method, **_fields(arguments.set, arguments.method))
     out = Path(arguments.out or f"runs/{stream.name}-{arguments.method}-{arguments.seed}")
     model = load_model(arguments.model, arguments.device, arguments.dtype, arguments.quantize)
     run = run_stream(stream, method, model, arguments.seed, out, **_settings(arguments))
@@ -221,11 +224,11 @@ def _workers(text: str) -> int | str:
 
 def _search(arguments) -> None:
     from .comparison import Base
-    from .search import search
+    from .search import choose, search
     grid = {}
     for pair in arguments.grid:
         field, _, values = pair.partition("=")
-        grid[field] = [_fields([f"{field}={value}"])[field] for value in values.split(",") if value]
+        grid[field] = [_fields([f"{field}={value}"], arguments.method)[field] for value in values.split(",") if value]
     base = Base(arguments.model, arguments.device, arguments.dtype, arguments.quantize)
     table = search(_stream(arguments, arguments.stream, arguments.order), arguments.method, grid, _seeds(arguments.seeds), base,
                    arguments.out, _workers(arguments.workers), **_settings(arguments))
@@ -233,7 +236,7 @@ def _search(arguments) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     table.assign(data_seed=arguments.data_seed).to_csv(file, index=False, float_format="%.4f", lineterminator="\n")
     best = {field: table.loc[table["chosen"], field].item() for field in grid}
-    print(f"{table.to_string(index=False, float_format='%.3g')}\n\nchosen: {best}; for mbf_utils/chosen.json\nwritten: {file}")
+    print(f"{table.to_string(index=False, float_format='%.3g')}\n\nchosen: {best}\nwritten: {file}, {choose(base.name, arguments.method, best)}")
 
 
 def _methods(text: str) -> list:
@@ -244,7 +247,7 @@ def _methods(text: str) -> list:
     for item in filter(None, map(str.strip, text.split(","))):
         name, *pairs = item.split()
         family = [row for row in METHODS if item in ("all", card_of(row).family)]
-        found += family if family else [(name, _fields(pairs)) if pairs else name]
+        found += family if family else [(name, _fields(pairs, name)) if pairs else name]
     return list(dict.fromkeys(found)) if all(isinstance(entry, str) for entry in found) else found
 
 
@@ -258,7 +261,7 @@ def _seeds(text: str) -> list[int]:
 
 def _merge(arguments) -> None:
     from .merging import merge_adapters
-    print(merge_adapters(arguments.adapters, arguments.out, arguments.method, **_fields(arguments.set)))
+    print(merge_adapters(arguments.adapters, arguments.out, arguments.method, **_fields(arguments.set, arguments.method)))
 
 
 def _report(arguments) -> None:

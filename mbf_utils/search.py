@@ -1,7 +1,7 @@
 """One small, documented search of a method's settings, on other rows than any that are reported, of one size for every method.
 
 Another world (`--data-seed`), its development rows, one seed of training; at most BUDGET settings a method. What was tried is
-written to figures/choice-METHOD.csv, what was chosen stands in chosen.json, by base and method, and is what `mbf compare` uses.
+written to figures/choice-METHOD.csv, what was chosen to chosen.json, by base and method; that is what `mbf compare` uses.
 """
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import pandas as pd
 from .comparison import compare
 from .errors import InputError
 from .methods import make_method
+from .store import write_json
+from .titles import place_of
 
 CHOSEN = Path(__file__).with_name("chosen.json")
 BUDGET = 4                                          # settings tried, the method's own default among them where it is given
@@ -23,6 +25,18 @@ SCORE = "AA"                                        # exact match, the mean over
 def chosen(base: str, method: str) -> dict:
     """The fields chosen for a method on a base; {} where its defaults stand."""
     return json.loads(CHOSEN.read_text(encoding="utf-8")).get(Path(base).name, {}).get(method, {})
+
+
+def choose(base: str, method: str, fields: dict) -> Path:
+    """Writes them into the table of chosen settings, in METHODS' order; returns its file."""
+    table = json.loads(CHOSEN.read_text(encoding="utf-8"))
+    of_base = table.get(Path(base).name, {}) | {method: fields}
+    table[Path(base).name] = {name: of_base[name] for name in sorted(of_base, key=place_of)}
+    try:
+        write_json(table, CHOSEN)
+    except OSError as error:
+        raise InputError(f"expected to write what was chosen, {fields}, to {CHOSEN}, found: {error.strerror}") from None
+    return CHOSEN
 
 
 def search(stream, method: str, grid: dict[str, list], seeds=(0,), model="tiny", out=None, workers=1, **settings) -> pd.DataFrame:

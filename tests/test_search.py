@@ -61,11 +61,25 @@ def test_the_command_compare_takes_the_chosen_settings_unless_told_otherwise(tmp
     assert {path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()} == {"world-5-o1-olora-lambda1=0.25-0", "world-5-o1-olora-0"}
 
 
-def test_the_command_writes_what_was_tried(tmp_path, capsys):
+def test_the_command_writes_what_was_tried_and_what_was_chosen(tmp_path, capsys, monkeypatch):
     from mbf_utils.cli import main
+    (tmp_path / "chosen.json").write_text('{"tiny": {"task_arithmetic": {"weight": 0.5}}, "other": {}}')
+    monkeypatch.setattr(module, "CHOSEN", tmp_path / "chosen.json")
     assert main(["search", "world-5", "--method", "olora", "--grid", "lambda1=0.1,0.5", "--limit", "8", "--epochs", "1",
                  "--out", str(tmp_path / "runs"), "--figures", str(tmp_path)]) == 0
     table = pd.read_csv(tmp_path / "choice-olora.csv")
     assert list(table["lambda1"]) == [0.1, 0.5] and list(table["data_seed"]) == [7, 7] and table["chosen"].sum() == 1
     assert "choice-olora.csv" in capsys.readouterr().out
+    now = json.loads((tmp_path / "chosen.json").read_text())
+    assert list(now["tiny"]) == ["olora", "task_arithmetic"] and now["other"] == {}
+    assert now["tiny"]["olora"] == {"lambda1": table.loc[table["chosen"], "lambda1"].item()} == chosen("tiny", "olora")
     assert main(["search", "world-5", "--method", "olora", "--grid", "lambda1=0.1"]) == 2
+
+
+def test_a_whole_number_stays_one_where_the_method_s_own_is_one():
+    from dataclasses import fields
+    from mbf_utils.cli import _fields
+    from mbf_utils.methods import METHODS
+    whole = next((name, field.name) for name, make in METHODS.items() for field in fields(make()) if type(getattr(make(), field.name)) is int)
+    assert repr(_fields([f"{whole[1]}=8"], whole[0])) == repr({whole[1]: 8})
+    assert repr(_fields(["lambda1=1", "x=true", "y=word"], "olora")) == "{'lambda1': 1.0, 'x': True, 'y': 'word'}"
