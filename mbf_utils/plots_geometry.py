@@ -245,7 +245,7 @@ def _who_carries_most(lines: dict[str, pd.Series]) -> str:
     largest, least = _bytes(max(there.values())), _bytes(min(there.values()))
     text += largest if high == low else f"most, {largest}, {low} least, {least}"
     several = [name for name, line in lines.items() if len(line) > 1]
-    grow = [name for name in several if lines[name].iloc[-1] > 1.05 * lines[name].iloc[0]]
+    grow = [name for name in several if lines[name].iloc[-1] > 1.05 * lines[name].iloc[(len(lines[name]) - 1) // 2]]    # still
     some = grow[0] if len(grow) == 1 else f"{len(grow)} of {len(several)}"
     who = "none grows" if not grow else "all grow" if 1 < len(grow) == len(several) else f"{some} grow{'s' * (len(grow) == 1)}"
     return f"{text}; {who} with the tasks" if several else text

@@ -155,6 +155,7 @@ def test_a_zero_update_has_no_direction():
     table = geometry.cosines([zero, LORAS[1]])
     assert table[(table.task_i == 1) & (table.factor != "A")].value.isna().all()
     assert table[table.factor == "A"].value.notna().all()
+    assert set(geometry.angles(zero, LORAS[1]).factor) == set(geometry.angles(LORAS[1], zero).factor) == {"A"}
     overlap = geometry.overlap([zero, LORAS[1]])
     assert overlap[(overlap.task_i == 1) & (overlap.factor != "A")].value.isna().all()
 
@@ -212,6 +213,10 @@ def test_directions_that_are_missing_do_not_count():
         torch.testing.assert_close(P[0] @ P[0].T, torch.diag((P[0] != 0).any(-1).double()))
     angles = geometry.angles(weak, LORAS[0])
     assert len(angles[(angles.module == "q") & (angles.factor == "A")]) == 2 and angles[angles.factor == "A"].value.max() < 1e-7
+    for one, other in ((weak, LORAS[1]), (LORAS[1], weak)):
+        P, Q = (adapter["q"].A.numpy()[:2 if adapter is weak else 3].T for adapter in (one, other))
+        angles = geometry.angles(one, other).query("module == 'q' and factor == 'A'")
+        np.testing.assert_allclose(angles.value, np.sort(scipy.linalg.subspace_angles(P, Q)), atol=1e-7)
     overlap = geometry.overlap([weak, LORAS[0]])
     assert value(overlap, task_i=1, task_j=2, module="q", factor="A") == pytest.approx(1)      # a plane within its space
     noisy = {path: Pair(pair.A.float(), pair.B.float()) for path, pair in weak.items()}        # float32 rounding is no direction
@@ -320,8 +325,15 @@ def test_adapters_of_other_models_are_refused(function):
         function([])
     with pytest.raises(InputError, match="number 2 at v"):
         function([LORAS[0], {"q": LORAS[1]["q"]}])
-    with pytest.raises(InputError, match="number 3 at q"):
-        function([LORAS[0], LORAS[1], lora(2, sites={"q": (11, 10), "v": (7, 9)})])
+    for other in ((11, 10), (12, 11)):
+        with pytest.raises(InputError, match="number 3 at q"):
+            function([LORAS[0], LORAS[1], lora(2, sites={"q": other, "v": (7, 9)})])
+
+
+def test_a_tidy_table_counts_rows_and_columns_from_one():
+    table = geometry.tidy({("q", "A"): torch.tensor([[1.0, 2], [3, 4]]), ("v", "A"): torch.zeros(2, 2)}, ("after", "task"))
+    assert list(table) == ["after", "task", "module", "factor", "value"] and len(table) == 8
+    assert [value(table, after=a, task=t, module="q") for a, t in ((1, 1), (1, 2), (2, 1), (2, 2))] == [1, 2, 3, 4]
 
 
 def test_tables_read_parameters_that_train_and_leave_them():
