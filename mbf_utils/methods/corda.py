@@ -55,7 +55,7 @@ class CorDA(Method):
 
         def part(path: str) -> Pair:
             W = weight_now(task, path, past)                         # (d_out, d_in)
-            I = torch.eye(W.shape[1], device=W.device)
+            I = torch.eye(W.shape[1], dtype=W.dtype, device=W.device)
             C = seen[path] / seen[path].diagonal().mean() + self.damp * I if seen else I
             U, S, Vt = svd(whole(W @ C))
             chosen = slice(-task.rank, None) if self.mode == "kpm" else slice(task.rank)

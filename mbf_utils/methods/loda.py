@@ -3,20 +3,17 @@ arXiv 2603.00191.
 
     S_new = E[x x^T] of the new task's inputs;   S_old = the sum over earlier tasks
     general    A_G = U_r^T, the first r eigenvectors of S_old + S_new
-    isolated   A_I = orth(U)^T, U the r directions of the largest u^T S_new u / u^T S_old u: with S_old = L L^T (and a ridge) the
-               first eigenvectors V of L^-1 S_new L^-T, U = L^-T V
+    isolated   A_I = orth(U)^T, U the r directions of the largest u^T S_new u / u^T S_old u
     delta W_t = s (B_G A_G + B_I A_I);   B_G = B_I = 0, only they train
-    GAO        a batch is split into two halves 1, 2 without a common answer;  rho ~ U(0, rho_max)
-               loss = L_1(B - rho g_2 / |g_2|) + L_2(B - rho g_1 / |g_1|),   g_1, g_2 the halves' gradients by B, held constant
+    GAO        a batch in two halves without a common answer, g_1 and g_2 their gradients by B, rho ~ U(0, rho_max):
+               loss = L_1(B - rho g_2 / |g_2|) + L_2(B - rho g_1 / |g_1|), each by its share of answer tokens
     after      B_G <- B_G K_new (K_old + K_new)^-1,   K = A_G S A_G^T;   S_old <- S_old + S_new
 
-Of the paper we know the two subspaces; the rest is ours where it is silent to us. The sign of GAO: a step down on one half and
-the loss of the other there, which to first order adds -rho <g_1, g_2> / |g|, so the halves' gradients are pulled into line (a
-negative rho gives the sharpness-aware form). The recalibration: the B nearest to the new B_G on new inputs and to no change on
-old ones, in least squares. rho = 0.05 and the ridge, a share of S_old's mean diagonal, are ours.
-
-As one pair: A = [A_G; A_I] of rank 2 r. In the first task there are no old inputs and no isolated branch. Halves are told apart
-by their answers' first token, each micro-batch by itself; with a single one there is nothing to split and the plain loss stays.
+Beyond the two subspaces only the outline is known to us. Ours are: the sign in GAO, which to first order adds
+-rho <g_1, g_2> / |g| and so pulls the halves' gradients into line (a negative rho gives the sharpness-aware form); the
+recalibration, in least squares the B nearest to B_G on new inputs and to no change on old ones; rho_max = 0.05 and the ridge.
+As one pair A = [A_G; A_I] has rank 2 r; the first task has no isolated branch, for nothing is old. Halves are told apart by
+their answers' first token, in each micro-batch; where all rows have the same, the plain loss stays.
 """
 from dataclasses import dataclass
 from typing import ClassVar
@@ -34,10 +31,11 @@ from .inflora import per_input
 
 
 def isolated(S_new: Tensor, S_old: Tensor, r: int) -> Tensor:
-    """Orthonormal rows (r, n) that span the r directions of the largest u^T S_new u / u^T S_old u; S_old positive definite."""
+    """Orthonormal rows (r, n) on the r directions of the largest u^T S_new u / u^T S_old u, S_old = L L^T positive definite:
+    U = L^-T V, V the first eigenvectors of L^-1 S_new L^-T."""
     L = torch.linalg.cholesky(S_old)
     half = torch.linalg.solve_triangular(L, S_new, upper=False)                  # L^-1 S_new
-    V = directions(torch.linalg.solve_triangular(L, half.T, upper=False), r)     # of L^-1 S_new L^-T; rows
+    V = directions(torch.linalg.solve_triangular(L, half.T, upper=False), r)     # rows
     return orthonormal_rows(torch.linalg.solve_triangular(L.T, V.T, upper=True).T)
 
 
@@ -56,7 +54,7 @@ def halves(batch: Batch) -> list[Batch]:
 @dataclass
 class LoDA(IncLoRA):
     rho: float = 0.05                               # rho_max of GAO; 0: the plain loss
-    ridge: float = 0.01
+    ridge: float = 0.01                             # of S_old's mean diagonal, for the ratio
 
     card: ClassVar[Card] = Card("LoDA", "He et al., ICML 2026, arXiv 2603.00191", "subspaces", "reconstructed",
                                 "the two subspaces are the paper's; the step of GAO and the closed form of the recalibration are ours",
@@ -71,7 +69,7 @@ class LoDA(IncLoRA):
             if not S_old:
                 return directions(new, r)
             old = S_old[path]
-            ridge = self.ridge * old.diagonal().mean() * torch.eye(len(old), device=old.device)
+            ridge = self.ridge * old.diagonal().mean() * torch.eye(len(old), dtype=old.dtype, device=old.device)
             return torch.cat([directions(old + new, r), isolated(new, old + ridge, r)])
 
         A = per_input(branches, S_new)
