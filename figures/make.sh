@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Re-makes the tables and figures of this folder from nothing but the repository: about 20 minutes on two cores.
+# Re-makes the tables and figures of this folder from nothing but the repository: about 35 minutes on two cores.
 # Runs go to runs/world-5 and runs/world-5-named, and are resumed where they were stopped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -25,7 +25,9 @@ mbf report runs/lambda --save choice-olora-lambda
 grid runs/world-5 "slao seqlora inclora olora per_task multi_task zero_shot"
 grid runs/world-5-named "slao seqlora inclora olora" --named
 grid runs/world-5-ablations "slao slao_random slao_last_merged slao_ftba_mb slao_ftba_ma slao_ftba_mba slao_frea_mb slao_freb_ma slao_preserve"
+grid runs/world-5-small "slao seqlora inclora per_task" --model small
 mbf report runs/world-5 --save world-5
+mbf report runs/world-5-small --save world-5-small
 mbf report runs/world-5-named --save world-5-named
 mbf report runs/world-5-ablations --save world-5-ablations
 

@@ -1,7 +1,7 @@
 """Load a base model and its tokenizer: a built-in one, a local folder, or one of the Hugging Face Hub.
 
-Built in, made by `pretrain.make_base` and lying in `mbf_utils/bases`: "tiny", a little Llama that knows the offline
-world. It takes the same path as a Llama of the Hub.
+Built in, made by `pretrain.make_base` and lying in `mbf_utils/bases`: "tiny" and "small", little Llamas of 0.19 and 0.87
+million parameters that know the offline world. They take the same path as a Llama of the Hub.
 """
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers.utils import logging
 from mbf_utils.errors import InputError
 
 BASES = Path(__file__).parent / "bases"
-BUILT_IN = ("tiny",)
+BUILT_IN = ("tiny", "small")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -87,7 +87,7 @@ def _place(name: str) -> str:
 def load_model(name_or_path="tiny", device="auto", dtype="auto", quantize=None):
     """Load (model, tokenizer), ready to wear a LoRA: in eval mode, every weight frozen.
 
-    name_or_path: "tiny" (built in), a local folder, or owner/name on the Hub. device: auto is cuda, mps or
+    name_or_path: "tiny" or "small" (built in), a local folder, or owner/name on the Hub. device: auto is cuda, mps or
     cpu, the first there is. dtype: auto is bfloat16 on CUDA with bfloat16 in hardware, float16 on other CUDA, float32
     elsewhere. quantize: None, or 4 or 8 bits by bitsandbytes (CUDA only). Only safetensors weights are read and no code
     of a repository is run. A tokenizer without a pad token pads with its unk, else its eos token: padding is masked, so

@@ -44,13 +44,14 @@ class Size(NamedTuple):
     lr: float
 
 
-SIZES = {                                                       # 188 thousand parameters, 0.9 (not yet accepted) and 0.9 million
+SIZES = {                                                       # 188 thousand parameters, 0.9 and 0.9 million
     "tiny": Size(64, 3, 4, 160, steps=10000, batch=64, lr=4e-3),
-    "small": Size(128, 4, 4, 384, steps=8000, batch=64, lr=2.5e-3),
+    "small": Size(128, 4, 4, 384, steps=12000, batch=64, lr=2.5e-3),
     "text": Size(128, 2, 4, 256, steps=2000, batch=32, lr=3e-3),
 }
 LORA = {"targets": "all-linear", "rank": 8, "alpha": 16, "dropout": 0.0, "lr": 0.005, "epochs": 2, "batch_size": 32, "accumulation": 1,
         "warmup": 0.05, "schedule": "linear", "max_length": 512}
+SMALL_LORA = {**LORA, "lr": 0.002, "epochs": 6, "batch_size": 16, "warmup": 0.1}     # at larger steps cb and copa can stay at chance
 TEXT_LORA = {**LORA, "epochs": 3, "batch_size": 8, "max_length": 192}
 
 
@@ -139,6 +140,7 @@ def make_base(out, text: list[str] | None = None, size: str = "tiny", steps: int
     if text is not None and (isinstance(text, str) or not any(part.strip() for part in text)):
         raise InputError("text is a list of texts, at least one of them not empty, or None for the offline world's text.")
     plan = SIZES[size]
+    lora = TEXT_LORA if text is not None else SMALL_LORA if size == "small" else LORA
     tokenizer = world_tokenizer() if text is None else text_tokenizer(text, vocab_size)
     documents = world_documents(seed) if text is None else text_documents(text, tokenizer, seed)
     with torch.random.fork_rng(devices=[]):
@@ -162,7 +164,7 @@ def make_base(out, text: list[str] | None = None, size: str = "tiny", steps: int
         with no_bars():
             model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
-        (unfinished / "lora.json").write_text(json.dumps(LORA if text is None else TEXT_LORA, indent=2) + "\n", encoding="utf-8")
+        (unfinished / "lora.json").write_text(json.dumps(lora, indent=2) + "\n", encoding="utf-8")
         for file in unfinished.iterdir():
             file.chmod(0o644)                                   # a package's files are for everyone to read
         os.replace(unfinished, out)
