@@ -1,6 +1,6 @@
 """Load a base model and its tokenizer: a built-in one, a local folder, or one of the Hugging Face Hub.
 
-Built in, made by `pretrain.make_base` and lying in `mbf_utils/bases`: "tiny" and "small", little Llamas of 0.19 and 0.87
+Built in, made by `pretrain.make_base` and lying in `mbf_utils/bases`: "tiny" and "small", little Llamas of 0.19 and 0.95
 million parameters that know the offline world. They take the same path as a Llama of the Hub.
 """
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Size(NamedTuple):
     lr: float
 
 
-SIZES = {                                                       # 188 thousand parameters, 0.9 and 0.9 million
+SIZES = {                                                       # 0.19, 0.95 and 0.86 million parameters
     "tiny": Size(64, 3, 4, 160, steps=10000, batch=64, lr=4e-3),
     "small": Size(128, 4, 4, 384, steps=12000, batch=64, lr=2.5e-3),
     "text": Size(128, 2, 4, 256, steps=2000, batch=32, lr=3e-3),

@@ -54,6 +54,8 @@ def survives(family: str, file: str, old: str, new: str) -> bool:
             broken = Path(folder) / "mbf_utils" / file
             broken.write_text(broken.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
             sys.path.insert(0, folder)
+            for name in [name for name in sys.modules if name.split(".")[0] in ("mbf_utils", "tiny", "toy")]:
+                del sys.modules[name]                                # what the parent may have imported is the whole one
             import pytest
             status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(watchers(family))]))
     finally:
