@@ -25,7 +25,7 @@ mbf report runs/lambda --save choice-olora-lambda
 grid runs/world-5 "slao seqlora inclora olora per_task multi_task zero_shot"
 grid runs/world-5-named "slao seqlora inclora olora" --named
 grid runs/world-5-ablations "slao slao_random slao_last_merged slao_ftba_mb slao_ftba_ma slao_ftba_mba slao_frea_mb slao_freb_ma slao_preserve"
-grid runs/world-5-small "slao seqlora inclora per_task" --model small
+grid runs/world-5-small "slao seqlora inclora" --model small
 mbf report runs/world-5 --save world-5
 mbf report runs/world-5-small --save world-5-small
 mbf report runs/world-5-named --save world-5-named
