@@ -2,6 +2,8 @@
 import dataclasses
 import math
 import re
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -232,3 +234,12 @@ def test_a_method_that_has_learned_is_refused():
     learn(method, 1)
     with pytest.raises(InputError, match="not learned yet.*make a new one"):
         make_method(method)
+
+
+def test_the_readme_names_every_method_and_marks_the_reconstructed_ones():
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("## The methods"):text.index("## What it measured")]
+    shown = dict(re.findall(r"`(\w+)`(†?)", table))
+    for name, make in METHODS.items():
+        if not isinstance(make, partial):                            # variants are rows of their class
+            assert name in shown and (shown[name] == "†") == (make().card.fidelity == "reconstructed"), name

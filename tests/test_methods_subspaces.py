@@ -486,7 +486,7 @@ def test_lb_cl_starts_from_the_old_triplets_that_matter_most():
             sigma = torch.cat([found[k][4][path] for k in range(t)]).requires_grad_()
             delta = U @ torch.diag(sigma) @ V
             (2 * task.probe.loss_of(path, delta, 1) + 5 * task.probe.loss_of(path, delta, 2)).backward()
-            score = [float(abs(sigma[j] * sigma.grad[j]) + (U[:, j] * U.grad[:, j]).abs().mean() + (V[j] * V.grad[j]).abs().mean())
+            score = [((sigma[j] * sigma.grad[j]).abs() + (U[:, j] * U.grad[:, j]).abs().mean() + (V[j] * V.grad[j]).abs().mean()).item()
                      for j in range(len(sigma))]
             best = sorted(range(len(sigma)), key=lambda j: -score[j])[:RANK]
             assert torch.equal(start.lora[path].A, V.detach()[best]) and torch.equal(start.lora[path].B, U.detach()[:, best])
