@@ -42,7 +42,7 @@ class CorDA(Method):
     damp: float = 0.01
 
     card: ClassVar[Card] = Card("CorDA", "Yang et al., NeurIPS 2024, arXiv 2406.05223", "subspaces", "adapted",
-                                "the paper adapts a model once and keeps general text; here what is kept are the inputs of earlier tasks",
+                                "the paper adapts once and keeps general text; here what is kept are earlier tasks' inputs",
                                 memory="linear", looks=True)
 
     def __post_init__(self):

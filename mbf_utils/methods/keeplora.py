@@ -7,8 +7,9 @@ arXiv 2601.19659.
     after task t    W <- W + s B_t A_t;  G anew;  M <- [M, U] until M holds the share 0.99 of ||G||_F^2
 
 This is the authors' version for LLaVA, a causal language model; their version for CLIP starts from another B. M is kept as rows
-(k, n). Ours: W is not touched, what was merged is a frozen stack. M fills up, in small models soon (see InfLoRA): where
-k + r > n an InputError says so before the training; then lower the rank, `weight_energy` or `task_energy`.
+(k, n). Ours: W is not touched, what was merged is a frozen stack; G is a mean over rows, theirs over batches. M fills up, in
+small models soon: where k + r > n an InputError says so before the training. On the tiny base (n = 64, rank 8) the defaults
+last for 5 of 15 tasks, task_energy = 0.95 to the end.
 """
 import math
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ class KeepLoRA(IncLoRA):
     task_energy: float = 0.99
     share: float = 0.2                              # of the task's rows that the gradient is taken on
 
-    card: ClassVar[Card] = Card("KeepLoRA", "Luo et al., ICLR 2026, arXiv 2601.19659", "subspaces", "exact", memory="linear", looks=True)
+    card: ClassVar[Card] = Card("KeepLoRA", "Luo et al., ICLR 2026, arXiv 2601.19659", "subspaces", "exact",
+                                memory="linear", looks=True)
 
     def gradient(self, lora: Lora, task: Task) -> dict:
         return task.probe.gradient(lora, math.ceil(self.share * len(task.train)))        # (m, n) per module

@@ -33,8 +33,8 @@ class LBCL(Method):
     seeds: int = 8                                  # rows that the sensitivity is taken on
 
     card: ClassVar[Card] = Card("LB-CL", "Qiao and Mahdavi, NeurIPS 2024, OpenReview ZxtaNh5UYB", "subspaces", "reconstructed",
-                                "the score of a triplet, the first task's start and the bases that gradients avoid follow AdaLoRA and O-LoRA "
-                                "where the paper is not known to us", memory="linear", looks=True)
+                                "the score of a triplet follows AdaLoRA and the first task's start is ours; of the paper only "
+                                "the outline is known", memory="linear", looks=True)
 
     def start(self, task: Task) -> Start:
         old = self.memory.get("triplets")                            # A = V (R, d_in), B = U (d_out, R), without S
@@ -42,7 +42,7 @@ class LBCL(Method):
         self.extra = {path: nn.Parameter(torch.zeros(len(pair.A), device=task.device)) for path, pair in begun.items()}
         if not old:
             return Start(begun)
-        self.memory["spans"] = {path: {"U": widen(None, pair.B.T, 1.0), "V": widen(None, pair.A, 1.0)} for path, pair in old.items()}
+        self.memory["spans"] = {path: {"U": widen(None, U.T, 1.0), "V": widen(None, V, 1.0)} for path, (V, U) in old.items()}
         return Start(begun, self.folded(old, self.memory["S"]))
 
     def random(self, task: Task) -> Lora:

@@ -57,7 +57,7 @@ class LoDA(IncLoRA):
     ridge: float = 0.01                             # of S_old's mean diagonal, for the ratio
 
     card: ClassVar[Card] = Card("LoDA", "He et al., ICML 2026, arXiv 2603.00191", "subspaces", "reconstructed",
-                                "the two subspaces are the paper's; the step of GAO and the closed form of the recalibration are ours",
+                                "the two subspaces are the paper's; the step of GAO and the form of the recalibration are ours",
                                 memory="linear", looks=True)
 
     def start(self, task: Task) -> Start:

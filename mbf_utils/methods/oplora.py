@@ -38,7 +38,7 @@ class OPLoRA(IncLoRA):
     continual: bool = True                          # protect what was learned too, not the base alone
 
     card: ClassVar[Card] = Card("OPLoRA", "Xiong and Xie, AAAI 2026, arXiv 2510.13003", "subspaces", "adapted",
-                                "the paper trains once; here every task has a pair of its own and W is decomposed anew with all earlier ones",
+                                "the paper trains once; here every task has its own pair and decomposes W with all earlier ones",
                                 memory="linear")
 
     def start(self, task: Task) -> Start:
