@@ -11,12 +11,12 @@ _FACE = {
     "Example": "streams", "TaskData": "streams", "Stream": "streams",
     "Method": "method", "METHODS": "methods",
     "load_stream": "sources", "load_model": "models",
-    "Run": "runs", "run_stream": "runs", "walk_stream": "runs", "compare": "comparison",
+    "Run": "results", "run_stream": "runs", "walk_stream": "runs", "compare": "comparison",
     "merge_adapters": "merging", "make_base": "pretrain",
     "InputError": "errors",
 }
-_MODULES = ("adapters", "anatomy", "evaluation", "folders", "geometry", "lessons", "lora", "merging", "method", "methods", "metrics",
-            "models", "plots", "plots_geometry", "pretrain", "reports", "runs", "settings", "sources", "store", "streams", "subspaces",
+_MODULES = ("adapters", "anatomy", "comparison", "evaluation", "folders", "geometry", "lessons", "lora", "merging", "method", "methods", "metrics",
+            "models", "plots", "plots_geometry", "pretrain", "probe", "reports", "results", "runs", "search", "settings", "sources", "store", "streams", "subspaces",
             "text", "theory", "training", "world")
 __all__ = [*_FACE, *_MODULES]
 

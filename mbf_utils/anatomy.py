@@ -11,7 +11,7 @@ import pandas as pd
 from . import theory
 from .errors import InputError
 from .lora import Lora
-from .runs import Run
+from .results import Run
 
 
 def adapters(run: Run, which: str = "result") -> list[Lora]:
@@ -53,9 +53,9 @@ def merge(run: Run) -> pd.DataFrame:
 
 
 def memory(runs: Sequence[Run]) -> pd.DataFrame:
-    """What runs carry to their next task: bytes of memory.safetensors and memory.json. Columns: method, tasks (learned), bytes.
+    """What runs carry to their next task (`Run.state_bytes`). Columns: method, tasks (learned), bytes.
 
     A finished run tells of its last task alone; take the table from each Run that `walk_stream` yields to have all of them.
     """
-    sizes = [sum((run.folder / f"memory.{kind}").stat().st_size for kind in ("safetensors", "json")) for run in runs]
-    return pd.DataFrame({"method": [run.method for run in runs], "tasks": [len(run.logs) for run in runs], "bytes": sizes})
+    return pd.DataFrame({"method": [run.method for run in runs], "tasks": [len(run.logs) for run in runs],
+                         "bytes": [run.state_bytes for run in runs]})

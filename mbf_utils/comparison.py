@@ -35,7 +35,8 @@ from .method import Method
 from .methods import METHODS, make_method
 from .models import load_model
 from .reports import order_table, summarise
-from .runs import Run, run_stream
+from .results import Run
+from .runs import run_stream
 from .sources import load_stream
 from .store import task_folders
 from .streams import Stream

@@ -134,7 +134,7 @@ def general_loss(model, tokenizer, texts, max_length: int = 1024, batch_size: in
         batch = collate(rows[k:k + batch_size], tokenizer.pad_token_id, next(model.parameters()).device)
         see(batch)
         logits = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False).logits
-        total += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), reduction="sum"))
+        total += float(batch.loss(logits, "sum"))
         tokens += batch.tokens
     return total / tokens
 

@@ -59,7 +59,7 @@ def forgetting_curves(matrices: Mapping, title: str | None = None, reading: str 
     subtitle = f"Scored by {reading}. {spread} Dotted: the task itself is learned.{marked(list(scores))}"
     if len(shown) < len(tasks):
         subtitle += f" {len(shown)} of {len(tasks)} tasks shown."
-    figure = _figure(WIDTH, 0.9 + rows * (2.7 if rows < 3 else 2.15), title or what_is_kept(so_far), subtitle)
+    figure = canvas(WIDTH, 0.9 + rows * (2.7 if rows < 3 else 2.15), title or what_is_kept(so_far), subtitle)
     panels = {short(f"{task + 1} {tasks[task]}", 88 // columns): {method: values[:, :, task] for method, values in scores.items()}
               for task in shown} | {"mean of the tasks so far": so_far}
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
@@ -91,7 +91,7 @@ def matrix_heatmap(matrix: pd.DataFrame, title: str | None = None, reading: str 
     R, count = scores[""][0], len(tasks)
     labels = [short(f"{i} {task}", 24) for i, task in enumerate(tasks, 1)]
     frame = pd.DataFrame(R, index=labels, columns=labels)
-    figure = _figure(min(WIDTH, 7.5 + 0.3 * count), min(9.5, 3.6 + 0.45 * count), title or what_is_left(R, tasks),
+    figure = canvas(min(WIDTH, 7.5 + 0.3 * count), min(9.5, 3.6 + 0.45 * count), title or what_is_left(R, tasks),
                      f"Right answers in %, scored by {reading}.")
     axis = figure.subplots()
     every = 1 if count <= ANNOTATED else -(-count // ANNOTATED)
@@ -126,7 +126,7 @@ def comparison(table: pd.DataFrame, value: str = "AA", error: str | None = None,
     subtitle = f"Scored by {'options' if value.endswith('_options') else 'exact match'}. " if "%" in name else ""
     subtitle += "Bars: one standard deviation over the seeds." if np.isfinite(spread).any() else "One seed: no spread."
     leads = who_leads(value, name, methods, titles, values, spread, list(table[ranks]) if ranks in table.columns else None)
-    figure = _figure(WIDTH, 1.5 + (0.42 if len(table) < 16 else 0.3) * len(table), title or leads, subtitle + marked(methods))
+    figure = canvas(WIDTH, 1.5 + (0.42 if len(table) < 16 else 0.3) * len(table), title or leads, subtitle + marked(methods))
     axis = figure.subplots()
     for line in lines:
         axis.axhline(line - 0.5, color="0.6", linewidth=1)
@@ -174,7 +174,7 @@ def save(figure: Figure, name: str, table: pd.DataFrame | None = None, folder: s
     return path
 
 
-def _figure(width: float, height: float, title: str, subtitle: str) -> Picture:
+def canvas(width: float, height: float, title: str, subtitle: str) -> Picture:
     """An empty figure with both lines at the top left; they take their own height."""
     title = textwrap.fill(title.replace(" %", "\u00a0%"), int(width * 7.4)).replace("\u00a0", " ")     # 52 % stays on one line
     subtitle = textwrap.fill(subtitle, int(width * 11.7))

@@ -14,7 +14,7 @@ import pandas as pd
 from .errors import InputError
 from .geometry import ranks
 from .looks import colour, contenders, in_sentence, look, short, ticks
-from .plots import WIDTH, Picture, _figure
+from .plots import WIDTH, Picture, canvas
 from .theory import increment_weights
 from .titles import title_of
 
@@ -33,7 +33,7 @@ def spectra(table: pd.DataFrame, title: str | None = None) -> Picture:
     _check(table, ("task", "module", "k", "value"), 1, "geometry.spectra")
     tasks, width = sorted(table.task.unique()), int(table.k.max())
     counted = ranks(table).groupby("task")[["effective", "stable"]].mean()
-    figure = _figure(WIDTH, 3.9, title or _how_many_directions(counted.effective, width), "Singular values σ of s B A, mean over "
+    figure = canvas(WIDTH, 3.9, title or _how_many_directions(counted.effective, width), "Singular values σ of s B A, mean over "
                      "the modules. Effective rank: exp of the entropy of σ / Σσ. Stable rank: ‖σ‖² / σ₁².")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     for shade, task in zip(_shades(len(tasks)), tasks):
@@ -59,7 +59,7 @@ def overlap(table: pd.DataFrame, factors: Sequence[str] = ("A", "B"), names: Seq
     T = int(table.task_i.max())
     apart = table[table.task_i < table.task_j].groupby("factor")[["value", "expected"]].mean().loc[list(factors)]
     chance = " and ".join(dict.fromkeys(f"{value:.2f}" for value in apart.expected))
-    figure = _figure(WIDTH if len(factors) > 1 else 7, 5.5, title or _who_overlaps(apart),
+    figure = canvas(WIDTH if len(factors) > 1 else 7, 5.5, title or _who_overlaps(apart),
                      f"Mean squared cosine of the principal angles, mean over the modules. Random spaces: {chance}.")
     axes = figure.subplots(1, len(factors), squeeze=False)[0]
     labels = [short(f"{i} {name}", 16) for i, name in enumerate(names[:T], 1)] if names else range(1, T + 1)
@@ -86,7 +86,7 @@ def asymmetry(table: pd.DataFrame, title: str | None = None) -> Picture:
     tasks between; the question of Fig. 1 of the paper (arXiv 2512.23017)."""
     _check(table, ("task_i", "task_j", "module", "factor", "value"), 2, "geometry.cosines")
     pairs = table[table.task_i < table.task_j].assign(lag=table.task_j - table.task_i)
-    figure = _figure(WIDTH, 4.2, title or _who_is_alike(pairs.groupby("factor").value.mean()),
+    figure = canvas(WIDTH, 4.2, title or _who_is_alike(pairs.groupby("factor").value.mean()),
                      "Cosine between two tasks' factors, each read as one vector. Lines: mean over pairs of tasks and modules; "
                      "bands: one standard deviation.")
     axis = figure.subplots()
@@ -109,7 +109,7 @@ def merge_weights(table: pd.DataFrame, factor: str = "B", title: str | None = No
     _check(table, ("task", "module", "factor", "weight", "increment", "expected"), 1, "anatomy.merge")
     by_task = table[table.factor == factor].groupby("task")
     closed, weights = by_task.expected.first(), by_task.weight
-    figure = _figure(WIDTH, 3.9, title or _what_tasks_weigh(closed, weights, factor),
+    figure = canvas(WIDTH, 3.9, title or _what_tasks_weigh(closed, weights, factor),
                      "Lines: by the schedule. Dots: measured in the stored adapters by least squares, mean over the modules; "
                      "bars: from the least to the largest.")
     shade, marker, _ = FACTORS[factor]
@@ -132,7 +132,7 @@ def memory(table: pd.DataFrame, title: str | None = None) -> Picture:
     _check(table, ("method", "tasks", "bytes"), 1, "anatomy.memory")
     lines = {method: group.groupby("tasks").bytes.mean() for method, group in table.groupby("method", sort=False)}
     unit, size = next((unit, size) for unit, size in UNITS if table.bytes.max() >= size or size == 1)
-    figure = _figure(10, 4.4, title or _who_carries_most(lines),
+    figure = canvas(10, 4.4, title or _who_carries_most(lines),
                      "Bytes of what a method remembers between tasks. Not counted: the base model and old rows that it needs.")
     axis = figure.subplots()
     for width, (method, line) in zip(np.linspace(1.8, 1, len(lines)), lines.items()):            # equal lines are all seen
@@ -151,7 +151,7 @@ def forgetting_bound(table: pd.DataFrame, names: Sequence[str] | None = None, ti
     """Does the bound tell what is forgotten? table: from anatomy.forgetting; names: the tasks'. Left the two terms for each task
     after the last one and what they bound; right every task and moment, bound against measured forgetting."""
     _check(table, ("after", "task", "A", "B", "bound", "dW", "forgetting"), 1, "anatomy.forgetting")
-    figure = _figure(WIDTH, 4.4, title or _does_it_tell(table), "Bound of forgetting task i after task t: ‖Bₜ(Aₜ − Aᵢ)‖ + "
+    figure = canvas(WIDTH, 4.4, title or _does_it_tell(table), "Bound of forgetting task i after task t: ‖Bₜ(Aₜ − Aᵢ)‖ + "
                      "‖(Bₜ − Bᵢ)Aᵢ‖, over all modules. The pairs share tasks, so the correlation describes and proves nothing.")
     left, right = figure.subplots(1, 2)
     last = table[table.after == table.after.max()]

@@ -21,13 +21,12 @@ from typing import Callable, Iterator
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn.functional import cross_entropy
 
 from .adapters import Adapted
 from .lora import Lora, Pair
 from .settings import Settings
 from .streams import Example
-from .text import IGNORE, Batch, collate, encode
+from .text import Batch, collate, encode
 
 
 class Probe:
@@ -77,8 +76,7 @@ class Probe:
 
     def loss(self, lora: Lora, batch: Batch) -> Tensor:
         """Mean loss over the batch's answer tokens, in nats; its gradient flows into `lora`."""
-        logits = self._forward(lora, batch)
-        return cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORE)
+        return batch.loss(self._forward(lora, batch))
 
     def grads(self, lora: Lora, batch: Batch) -> Lora:
         """The gradient of that loss by every factor."""
@@ -146,8 +144,7 @@ class Probe:
             def keep(path, x, y):
                 inputs[path], outputs[path] = x.detach().float(), y
             with torch.enable_grad(), self._hooked(keep):
-                logits = self._forward(leaves, batch)
-                loss = cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORE, reduction="sum")
+                loss = batch.loss(self._forward(leaves, batch), "sum")
                 deltas = torch.autograd.grad(loss, list(outputs.values()))
             yield {path: (inputs[path], delta.float()) for path, delta in zip(outputs, deltas)}, len(batch.ids)
 

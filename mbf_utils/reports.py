@@ -15,7 +15,7 @@ import pandas as pd
 from . import metrics
 from .costs import cost_file
 from .errors import InputError
-from .runs import Run
+from .results import Run
 from .titles import REFERENCE, card_of, group_of, place_of, setting_of, title_of
 
 KEYS = ["stream", "order", "named", "model", "method", "setting", "run", "setup"]
@@ -72,7 +72,6 @@ def _row(run: Run) -> dict:
     same = {key: value for key, value in config.items() if key not in ("seed", "device", "versions")}
     beside = cost_file(run.folder)
     cost = json.loads(beside.read_text()) if beside.is_file() else {}
-    memory = run.folder / "memory.safetensors"
     return {"stream": config["stream"]["name"], "order": config["stream"]["order"], "named": config["stream"]["named"],
             "model": Path(config["model"]["name"]).name, "method": run.method, "setting": setting_of(run.method, values),
             "seed": config["seed"], **run.metrics(), "run": _hash(same),
@@ -80,7 +79,7 @@ def _row(run: Run) -> dict:
             "seconds_train": sum(log["seconds_train"] for log in logs),
             "seconds_evaluate": sum(log["seconds_evaluate"] for log in logs),
             "peak_memory_mb": cost.get("peak_memory_mb"), "peak_gpu_mb": cost.get("peak_gpu_mb"),
-            "state_bytes": memory.stat().st_size if memory.is_file() else None}
+            "state_bytes": run.state_bytes}
 
 
 def _hash(value) -> str:

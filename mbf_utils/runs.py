@@ -12,92 +12,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Callable, Iterator
 
-import pandas as pd
 from accelerate import Accelerator
 
-from . import metrics
-from .adapters import Adapted, installed, load_adapter
+from .adapters import Adapted, installed
 from .errors import InputError
 from .evaluation import evaluate, general_loss
-from .lora import Lora, copied
+from .lora import copied
 from .method import Method, Task
 from .methods import make_method
 from .models import load_model, suggested
 from .probe import Probe
+from .results import Run
 from .settings import Settings
 from .sources import load_stream
-from .store import Store, read_config, read_table, save_value, table, task_folders, write_table
+from .store import Store, save_value, table, write_table
 from .streams import Stream
 from .titles import name_of
 from .training import accelerator_for, on_main, routed, train_task
-
-
-class Run:
-    """A run as its folder tells it. Scores are in percent; tasks are counted from 1.
-
-    `matrix` is exact match, `options` the best of the task's labels: row i after task i, column j task j, NaN where not
-    measured. `general` is the loss on general text after each task (nats per token).
-    """
-
-    def __init__(self, folder: str | Path, keep=None):
-        self.folder = Path(folder)
-        self.config = read_config(self.folder)
-        self._keep = keep                           # a temporary folder lives as long as its runs
-
-    @property
-    def method(self) -> str:
-        return self.config["method"]["name"]
-
-    @property
-    def names(self) -> list[str]:
-        return self.config["stream"]["tasks"]
-
-    @property
-    def matrix(self) -> pd.DataFrame:
-        return self._table("matrix.csv")
-
-    @property
-    def options(self) -> pd.DataFrame:
-        return self._table("matrix-options.csv")
-
-    def _table(self, name: str) -> pd.DataFrame:
-        file = self.folder / name
-        return read_table(file) if file.exists() else table([], self.names)
-
-    @property
-    def logs(self) -> list[dict]:
-        """For each finished task: losses, seconds of training and evaluation, general_loss."""
-        return [json.loads((folder / "log.json").read_text()) for folder in task_folders(self.folder)]
-
-    @property
-    def general(self) -> pd.Series:
-        return pd.Series([log["general_loss"] for log in self.logs], index=self.names[:len(self.logs)], name="general loss", dtype=float)
-
-    def metrics(self) -> dict[str, float]:
-        """AA, BWT, forgetting, learning_accuracy, average_incremental_accuracy (and FWT where unseen tasks were scored) of
-        the exact match; the same with `_options` for the best of the labels; general_loss after the last task."""
-        logs = self.logs
-        summary = metrics.summary(self.matrix, logs[0].get("baseline"))
-        if self.options.notna().any(axis=None):
-            both = metrics.summary(self.options, logs[0].get("baseline_options"))
-            summary |= {f"{name}_options": value for name, value in both.items()}
-        return summary | {"general_loss": float(self.general.iloc[-1])}
-
-    def lora(self, i: int, which: str = "result") -> Lora:
-        """The factors after task i (from 1): "result", the model from then on, or "tuned", what training left."""
-        return load_adapter(self.adapter(i, which))
-
-    def adapter(self, i: int, which: str = "result") -> Path:
-        """The folder of that adapter, as PEFT reads it: PeftModel.from_pretrained(model, run.adapter(3))."""
-        folders = task_folders(self.folder)
-        if not 1 <= i <= len(folders) or which not in ("result", "tuned"):
-            raise InputError(f"expected a task from 1 to {len(folders)} and 'result' or 'tuned', found {i} and {which!r}")
-        if not (folders[i - 1] / which).is_dir():
-            raise InputError(f"expected the adapter of task {i} in {self.folder}, found it deleted: the run keeps the last one only")
-        return folders[i - 1] / which
-
-    def __repr__(self) -> str:
-        return f"Run({self.method} on {self.config['stream']['name']}, {len(self.logs)} of {len(self.names)} tasks, {self.folder})"
 
 
 def run_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, resume: bool = True, **settings) -> Run:

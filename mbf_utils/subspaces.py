@@ -85,3 +85,12 @@ def widen(Q: Tensor | None, D: Tensor, energy: float) -> Tensor:
     rounding = (max(D.shape) * torch.finfo(D.dtype).eps) ** 2
     more = int((left > max(1 - energy, rounding) * D.square().sum()).sum())
     return torch.cat([Q, (Vt[:more] @ N).to(Q.dtype)])
+
+
+def contrast(S_new: Tensor, S_old: Tensor, count: int) -> Tensor:
+    """Orthonormal rows (count, n) on the directions of the largest u^T S_new u / u^T S_old u; both (n, n), symmetric, S_old
+    positive definite. With S_old = L L^T they are U = L^-T V, V the first eigenvectors of L^-1 S_new L^-T."""
+    L = torch.linalg.cholesky(S_old)
+    half = torch.linalg.solve_triangular(L, S_new, upper=False)                  # L^-1 S_new
+    V = directions(torch.linalg.solve_triangular(L, half.T, upper=False), count) # rows
+    return orthonormal_rows(torch.linalg.solve_triangular(L.T, V.T, upper=True).T)

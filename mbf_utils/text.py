@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from .errors import InputError
 from .streams import Example
+from .subspaces import lifted
 
 IGNORE = -100
 _DELETE = str.maketrans("", "", string.punctuation)
@@ -34,6 +36,14 @@ class Batch(NamedTuple):
     @property
     def tokens(self) -> int:
         return int((self.targets != IGNORE).sum())
+
+    def loss(self, logits: Tensor, reduction: str = "mean") -> Tensor:
+        """Cross entropy of the answer tokens under logits (b, k, V), in nats, computed in float32 or better."""
+        return cross_entropy(lifted(logits).flatten(0, 1), self.targets.flatten(), ignore_index=IGNORE, reduction=reduction)
+
+    def rows(self, which: Tensor) -> Batch:
+        """The rows that `which` (b,) names, a mask or indices; the columns stay."""
+        return Batch(self.ids[which], self.mask[which], self.keep, self.targets[which], self.prompt[which])
 
 
 def normalise(answer: str) -> str:

@@ -30,7 +30,7 @@ from .lora import Start
 from .method import Method, Task, seed_of
 from .settings import Settings
 from .streams import Example
-from .text import IGNORE, collate, encode
+from .text import collate, encode
 
 
 def window_plan(n: int, settings: Settings, processes: int, seed: int) -> list[list[int]]:
@@ -122,7 +122,7 @@ def _train(adapted, method, task, tokenizer, settings, accelerator, load, save) 
                 with accelerator.no_sync(model) if k + 1 < len(batches) else nullcontext():
                     method.before_batch(batch, task)
                     logits = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False).logits    # (b, k, V)
-                    mean = nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORE)
+                    mean = batch.loss(logits)
                     share = tokens / total
                     whole = share * (mean + method.penalty(live, task, batch, logits))
                     accelerator.backward(whole * accelerator.num_processes)           # processes average their gradients

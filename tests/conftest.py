@@ -19,3 +19,17 @@ def real_rows() -> Path:
     if not (REAL_ROWS / "cl_benchmark").is_dir() or not (REAL_ROWS / "superni").is_dir():
         pytest.skip(f"no benchmark rows at {REAL_ROWS}; set MBF_DATA to a folder with cl_benchmark and superni")
     return REAL_ROWS
+
+
+@pytest.fixture(scope="session")
+def model():
+    """A toy model with its tokenizer; runs give it back as it was."""
+    from toy import toy_model
+    return toy_model()
+
+
+@pytest.fixture(scope="session")
+def stream():
+    """Three toy tasks."""
+    from toy import toy_stream
+    return toy_stream()

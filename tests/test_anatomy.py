@@ -1,16 +1,11 @@
 """Tables of finished runs: what is stored of a toy run, beside its scores."""
 import numpy as np
 import pytest
-from toy import FAST, toy_model, toy_stream
+from toy import FAST, toy_stream
 
 from mbf_utils import anatomy, geometry, theory
 from mbf_utils.errors import InputError
 from mbf_utils.runs import run_stream, walk_stream
-
-
-@pytest.fixture(scope="module")
-def model():
-    return toy_model()
 
 
 @pytest.fixture(scope="module")

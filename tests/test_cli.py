@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mbf_utils.cli import main
-from mbf_utils.runs import Run
+from mbf_utils.results import Run
 
 QUICK = ["--limit", "40", "--epochs", "1"]
 

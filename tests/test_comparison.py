@@ -10,7 +10,7 @@ from typing import ClassVar
 import pandas as pd
 import pytest
 import torch
-from toy import FAST, contents, toy_model, toy_stream
+from toy import FAST, contents, toy_model
 
 from mbf_utils import comparison as module
 from mbf_utils.comparison import Base, compare, plan
@@ -24,16 +24,6 @@ from mbf_utils.runs import walk_stream
 from mbf_utils.titles import group_of, name_of, title_of
 
 METHOD_LIST = ["slao", ("olora", {"lambda1": 0.1}), "slao_half"]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return toy_model()
-
-
-@pytest.fixture(scope="module")
-def stream():
-    return toy_stream()
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +174,7 @@ def test_the_peak_of_memory_is_the_cell_s_own_and_not_an_earlier_one_s(stream, m
     small, large, last = (cost["peak_memory_mb"] - cost["before_mb"] for cost in costs)
     assert large > 380 and 0 <= small < 100 and 0 <= last < 100
     assert dict(zip(found.each["setting"], found.each["peak_memory_mb"]))["megabytes=400"] == costs[1]["peak_memory_mb"]
-    assert (found.each["state_bytes"] == [(run.folder / "memory.safetensors").stat().st_size for run in found.runs]).all()
+    assert (found.each["state_bytes"] == [sum((run.folder / f"memory.{kind}").stat().st_size for kind in ("safetensors", "json")) for run in found.runs]).all()
     assert found.each["seconds_train"].gt(0).all() and found.each["seconds_evaluate"].gt(0).all()
 
 
@@ -205,7 +195,7 @@ class Fake:
         self.config = {"stream": {"name": "toy", "order": order, "named": False, "tasks": self.names, "fingerprint": order},
                        "method": {"name": method, "class": "", **(fields or {})}, "model": {"name": "/some/where/tiny"}, "seed": seed,
                        "settings": settings or {}, "effective_batch": 4, "device": "cpu", "versions": {}}
-        self.logs = [{"seconds_train": 2.0, "seconds_evaluate": 1.0}] * 2
+        self.logs, self.state_bytes = [{"seconds_train": 2.0, "seconds_evaluate": 1.0}] * 2, 100
         self.matrix = self.options = pd.DataFrame([[9.0, math.nan], list(finals)], columns=self.names)
         self.scores = {"AA": exact, "BWT": -exact, "AA_options": options, "BWT_options": 0.0, "general_loss": 3.0}
 

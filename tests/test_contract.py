@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from peft import PeftModel
 from tiny import equal, tensors, tiny_llama, word_tokenizer
-from toy import FAST, contents, rows, toy_model, toy_stream
+from toy import FAST, contents, rows, toy_model
 
 from mbf_utils.adapters import PAST, Adapted
 from mbf_utils.lora import Lora, copied
@@ -256,11 +256,6 @@ def test_padding_does_not_change_its_statistics(name):
     for one, two in zip(steps, other):
         for pair, again in zip(one.result.values(), two.result.values()):
             torch.testing.assert_close(pair.B @ pair.A, again.B @ again.A, atol=2e-3, rtol=1e-2)
-
-
-@pytest.fixture(scope="module")
-def stream():
-    return toy_stream()
 
 
 @every

@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 from accelerate import Accelerator
-from tiny import equal, make_task, random_lora, tiny_llama, word_tokenizer
+from tiny import equal, make_task, random_lora, tiny_llama, widened_by_hand, word_tokenizer
 from toy import FAST, toy_task
 
 from mbf_utils.adapters import Adapted
@@ -19,14 +19,14 @@ from mbf_utils.methods.corda import CorDA
 from mbf_utils.methods.inflora import InfLoRA, per_input
 from mbf_utils.methods.keeplora import KeepLoRA
 from mbf_utils.methods.lb_cl import LBCL, sensitivity
-from mbf_utils.methods.loda import LoDA, halves, isolated
+from mbf_utils.methods.loda import LoDA, halves
 from mbf_utils.methods.oplora import OPLoRA
 from mbf_utils.methods.osf import OSF
 from mbf_utils.methods.slora import SLoRA, scores
 from mbf_utils.probe import Probe
 from mbf_utils.settings import Settings
 from mbf_utils.streams import Example
-from mbf_utils.subspaces import principal_angles
+from mbf_utils.subspaces import contrast, principal_angles
 from mbf_utils.text import collate, encode
 from mbf_utils.training import train_task
 
@@ -120,18 +120,6 @@ def learn(method, tasks: int, total=None):
 # --- InfLoRA ---------------------------------------------------------------------------------------------------------
 
 
-def grown(M, C, eps):
-    """Released InfLoRA's update of M (n, k): squared singular values of C, direction by direction."""
-    total, rest = np.linalg.norm(C) ** 2, C - M @ M.T @ C
-    U, sigma, _ = np.linalg.svd(rest)
-    held = (total - np.linalg.norm(rest) ** 2) / total
-    for u, s in zip(U.T, sigma):
-        if held >= eps:
-            break
-        M, held = np.hstack([M, u[:, None]]), held + s ** 2 / total
-    return M
-
-
 def test_inflora_trains_b_alone_along_what_only_the_new_task_reads():
     method = InfLoRA(eps_start=0.3, eps_end=0.6)
     tasks, starts, loras, results = learn(method, 3, total=4)
@@ -147,7 +135,7 @@ def test_inflora_trains_b_alone_along_what_only_the_new_task_reads():
             close(A @ M, np.zeros((RANK, M.shape[1])))
             assert start.trains == "B" and B.shape == (m, RANK) and not B.any()
             close(dense(result[path]), sum(dense(lora[path]) for lora in loras[:index]))
-            M = grown(M, told.covariance(result)[path].numpy(), 0.3 + 0.3 * index / 4)
+            M = widened_by_hand(M, told.covariance(result)[path].numpy(), 0.3 + 0.3 * index / 4)
             assert 0 < M.shape[1] < n
         Q = method.memory["basis"][path].numpy()                     # rows
         close(Q.T @ Q, M @ M.T)
@@ -182,7 +170,7 @@ def test_the_authors_version_for_language_models_projects_a_random_a():
     tasks, starts, loras, results = learn(method, 3, total=4)
     for path in SITES:
         assert torch.equal(starts[0].lora[path].A, tasks[0].fresh()[path].A)
-        M = grown(np.zeros((SITES[path][0], 0)), told_after(1, path), 0.3 + 0.3 / 4)
+        M = widened_by_hand(np.zeros((SITES[path][0], 0)), told_after(1, path), 0.3 + 0.3 / 4)
         A = tasks[1].fresh()[path].A.numpy()
         A = A - A @ M @ M.T
         A = A / np.linalg.norm(A, axis=1, keepdims=True) / np.sqrt(3)
@@ -227,7 +215,7 @@ def test_keeplora_follows_the_gradient_outside_of_what_weights_and_tasks_use():
     method = KeepLoRA(weight_energy=0.3, task_energy=0.5, share=0.25)
     tasks, starts, loras, results = learn(method, 3)
     for path, (n, m) in SITES.items():
-        M = grown(np.zeros((n, 0)), Told(1).weight(path).numpy().T, 0.3)
+        M = widened_by_hand(np.zeros((n, 0)), Told(1).weight(path).numpy().T, 0.3)
         assert M.shape[1] > 0
         for index, (start, result) in enumerate(zip(starts, results), start=1):
             told = Told(index)
@@ -238,7 +226,7 @@ def test_keeplora_follows_the_gradient_outside_of_what_weights_and_tasks_use():
             close(A @ M, np.zeros((RANK, M.shape[1])))
             assert start.trains == "B" and B.shape == (m, RANK) and not B.any()
             close(dense(result[path]), sum(dense(lora[path]) for lora in loras[:index]))
-            M = grown(M, told.gradient({})[path].numpy().T, 0.5)
+            M = widened_by_hand(M, told.gradient({})[path].numpy().T, 0.5)
         Q = method.memory["basis"][path].numpy()
         close(Q.T @ Q, M @ M.T)
     for index, task in enumerate(tasks):
@@ -292,7 +280,7 @@ def span(U):
 
 def test_the_isolated_directions_have_the_largest_ratio_of_all():
     S_new, S_old = (torch.from_numpy(np.cov(inputs(8, seed).numpy().T)) for seed in (1, 7))
-    Q = isolated(S_new, S_old, 2)
+    Q = contrast(S_new, S_old, 2)
     ratio = scipy.linalg.eigh(S_new.numpy(), S_old.numpy(), eigvals_only=True)
     for u in (normal(200, 8, seed=3), Q):
         values = (u @ S_new * u).sum(1) / (u @ S_old * u).sum(1)
@@ -348,7 +336,7 @@ def words(*answers):
 
 @pytest.mark.parametrize("rho", [0.7, -0.4])
 @pytest.mark.parametrize("past", [False, True])
-def test_gao_is_the_loss_of_each_half_a_step_down_the_other(rho, past):
+def test_gao_is_the_loss_of_each_half_a_step_up_the_other(rho, past):
     sites = {"x": (4, 3), "y": (5, 2)}
     method, bowl = LoDA(rho=rho), Bowl(sites)
     task = make_task(2, rank=2, sites=sites)
@@ -386,7 +374,7 @@ def test_gao_is_the_loss_of_each_half_a_step_down_the_other(rho, past):
     for rows, other in ((one, two), (two, one)):
         g = by_hand(other, B)[1]
         size = np.sqrt(sum((part ** 2).sum() for part in g.values()))
-        loss, part = by_hand(rows, {path: B[path] - step * g[path] / size for path in sites})
+        loss, part = by_hand(rows, {path: B[path] + step * g[path] / size for path in sites})
         expected += rows.tokens / batch.tokens * loss
         gradient = {path: gradient[path] + rows.tokens / batch.tokens * part[path] for path in sites}
     assert value.item() == pytest.approx(expected)
@@ -395,8 +383,8 @@ def test_gao_is_the_loss_of_each_half_a_step_down_the_other(rho, past):
         assert live[path].A.grad is None
 
 
-def test_a_small_step_of_gao_pulls_the_gradients_of_the_halves_into_line():
-    """To first order the loss becomes L_1 + L_2 - rho (<g_1, g_2> / |g_2| + <g_1, g_2> / |g_1|), halves of equal weight."""
+def test_a_small_step_of_gao_weighs_how_alike_the_gradients_of_the_halves_are():
+    """To first order the loss becomes L_1 + L_2 + rho (<g_1, g_2> / |g_2| + <g_1, g_2> / |g_1|), halves of equal weight."""
     sites = {"x": (4, 3)}
     task = make_task(1, rank=2, sites=sites)
     task.probe = Bowl(sites)
@@ -407,7 +395,7 @@ def test_a_small_step_of_gao_pulls_the_gradients_of_the_halves_into_line():
     logits = torch.zeros(*batch.targets.shape, 40, dtype=torch.float64)
     plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=-100)
     inner = (g[0] * g[1]).sum()
-    slope = -0.5 * inner * (1 / g[0].norm() + 1 / g[1].norm())
+    slope = 0.5 * inner * (1 / g[0].norm() + 1 / g[1].norm())
     at = [(LoDA(rho=rho).penalty(live, task, batch, logits) + plain).item() for rho in (1e-5 / share, -1e-5 / share)]
     assert (at[0] - at[1]) / 2e-5 == pytest.approx(float(slope), rel=1e-4)
 

@@ -13,7 +13,7 @@ from mbf_utils.documents import EOS, REPLY, batches, text_documents, word_vector
 from mbf_utils.errors import InputError
 from mbf_utils.models import load_model, suggested
 from mbf_utils.pretrain import accept, make_base
-from mbf_utils.runs import Run
+from mbf_utils.results import Run
 
 TEXT = [f"The {a} fox met {b} dogs — and said “naïve” {a} times.\n" for a in ("quick", "brown", "lazy")
         for b in ("two", "seven", "eleven")]

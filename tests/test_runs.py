@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from peft import PeftModel
-from toy import FAST, contents, toy_model, toy_stream
+from toy import FAST, contents, toy_model
 
 from mbf_utils import evaluation
 from mbf_utils.errors import InputError
@@ -15,20 +15,11 @@ from mbf_utils.lora import Pair
 from mbf_utils.method import Method, Task
 from mbf_utils.methods.references import MultiTask
 from mbf_utils.methods.slao import SLAO
-from mbf_utils.runs import Run, fingerprint, run_stream, walk_stream
+from mbf_utils.results import Run
+from mbf_utils.runs import fingerprint, run_stream, walk_stream
 from mbf_utils.store import pack, unpack
 
 NAMES = ["single", "prefixes", "free"]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return toy_model()
-
-
-@pytest.fixture(scope="module")
-def stream():
-    return toy_stream()
 
 
 @pytest.fixture(scope="module")

@@ -204,11 +204,6 @@ def test_checkpoints_of_other_tasks_are_not_taken_and_the_newest_is(tmp_path):
 # kills
 
 @pytest.fixture(scope="module")
-def model():
-    return toy_model()
-
-
-@pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, model):
     """The contents of a run by whose end nobody pulled the plug."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"

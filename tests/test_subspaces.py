@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from tiny import widened_by_hand
 
 import mbf_utils
 from mbf_utils.subspaces import complement, directions, orthonormal_rows, principal_angles, project_out, widen
@@ -173,19 +174,6 @@ def test_directions_are_orthogonal_to_q_even_where_nothing_is_left():
     with pytest.raises(ValueError, match="7 directions asked for where 6 of 9 are free"):
         directions(torch.ones(4, 9), 7, Q)
     assert directions(normal(4, 9).half(), 2).dtype == torch.float16
-
-
-def widened_by_hand(M, R, share):
-    """Gradient projection memory, column by column. M (d, k), R (d, n)."""
-    total = np.linalg.norm(R) ** 2
-    rest = R - M @ (M.T @ R)
-    U, S, _ = np.linalg.svd(rest)
-    held = (total - np.linalg.norm(rest) ** 2) / total
-    for u, s in zip(U.T, S):
-        if held >= share:
-            break
-        M, held = np.hstack([M, u[:, None]]), held + s ** 2 / total
-    return M
 
 
 @pytest.mark.parametrize("share", [0.3, 0.8, 0.95, 0.999])

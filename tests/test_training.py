@@ -19,7 +19,7 @@ from mbf_utils.lora import Pair, Start, copied
 from mbf_utils.method import Method, Task, seed_of
 from mbf_utils.methods import METHODS
 from mbf_utils.methods.olora import OLoRA
-from mbf_utils.runs import Run
+from mbf_utils.results import Run
 from mbf_utils.store import pack, unpack
 from mbf_utils.training import Settings, accelerator_for, train_task, window_plan
 

@@ -1,4 +1,5 @@
 """What several tests share: a random Llama, two tokenizers and LoRA factors, all made in memory from fixed seeds."""
+import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -62,3 +63,16 @@ def tensors(value):
 def equal(one, other) -> bool:
     """Two Loras have the same modules and bit-identical factors."""
     return list(one) == list(other) and all(torch.equal(x, y) for x, y in zip(tensors(one), tensors(other)))
+
+
+def widened_by_hand(M, R, share):
+    """Gradient projection memory, column by column. M (d, k), R (d, n)."""
+    total = np.linalg.norm(R) ** 2
+    rest = R - M @ (M.T @ R)
+    U, S, _ = np.linalg.svd(rest)
+    held = (total - np.linalg.norm(rest) ** 2) / total
+    for u, s in zip(U.T, S):
+        if held >= share:
+            break
+        M, held = np.hstack([M, u[:, None]]), held + s ** 2 / total
+    return M

@@ -6,12 +6,11 @@ arXiv 2603.00191.
     isolated   A_I = orth(U)^T, U the r directions of the largest u^T S_new u / u^T S_old u
     delta W_t = s (B_G A_G + B_I A_I);   B_G = B_I = 0, only they train
     GAO        a batch in two halves without a common answer, g_1 and g_2 their gradients by B, rho ~ U(0, rho_max):
-               loss = L_1(B - rho g_2 / |g_2|) + L_2(B - rho g_1 / |g_1|), each by its share of answer tokens
+               loss = L_1(B + rho g_2 / |g_2|) + L_2(B + rho g_1 / |g_1|), each by its share of answer tokens
     after      B_G <- B_G K_new (K_old + K_new)^-1,   K = A_G S A_G^T;   S_old <- S_old + S_new
 
-Beyond the two subspaces only the outline is known to us. Ours are: the sign in GAO, which to first order adds
--rho <g_1, g_2> / |g| and so pulls the halves' gradients into line (a negative rho gives the sharpness-aware form); the
-recalibration, in least squares the B nearest to B_G on new inputs and to no change on old ones; rho_max = 0.05 and the ridge.
+Ours: the recalibration, in least squares the B nearest to B_G on new inputs and to no change on old ones; rho_max = 0.05, the
+ridge, and that L_1 counts by its tokens. Of GAO only the outline is known to us; to first order it adds rho <g_1, g_2> / |g|.
 As one pair A = [A_G; A_I] has rank 2 r; the first task has no isolated branch, for nothing is old. Halves are told apart by
 their answers' first token, in each micro-batch; where all rows have the same, the plain loss stays.
 """
@@ -20,23 +19,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from ..lora import Lora, Pair, Start, stack
 from ..method import Card, Task
-from ..subspaces import directions, orthonormal_rows
+from ..subspaces import contrast, directions
 from ..text import IGNORE, Batch
 from .inclora import IncLoRA
 from .inflora import per_input
-
-
-def isolated(S_new: Tensor, S_old: Tensor, r: int) -> Tensor:
-    """Orthonormal rows (r, n) on the r directions of the largest u^T S_new u / u^T S_old u, S_old = L L^T positive definite:
-    U = L^-T V, V the first eigenvectors of L^-1 S_new L^-T."""
-    L = torch.linalg.cholesky(S_old)
-    half = torch.linalg.solve_triangular(L, S_new, upper=False)                  # L^-1 S_new
-    V = directions(torch.linalg.solve_triangular(L, half.T, upper=False), r)     # rows
-    return orthonormal_rows(torch.linalg.solve_triangular(L.T, V.T, upper=True).T)
 
 
 def halves(batch: Batch) -> list[Batch]:
@@ -44,11 +33,8 @@ def halves(batch: Batch) -> list[Batch]:
     first = (batch.targets != IGNORE).int().argmax(1, keepdim=True)
     first = batch.targets.gather(1, first)[:, 0]                     # (b,)
     kinds = first.unique()
-    if len(kinds) < 2:
-        return []
     lower = first < kinds[len(kinds) // 2]
-    return [batch._replace(ids=batch.ids[rows], mask=batch.mask[rows], targets=batch.targets[rows], prompt=batch.prompt[rows])
-            for rows in (lower, ~lower)]
+    return [batch.rows(lower), batch.rows(~lower)] if len(kinds) > 1 else []
 
 
 @dataclass
@@ -70,7 +56,7 @@ class LoDA(IncLoRA):
                 return directions(new, r)
             old = S_old[path]
             ridge = self.ridge * old.diagonal().mean() * torch.eye(len(old), dtype=old.dtype, device=old.device)
-            return torch.cat([directions(old + new, r), isolated(new, old + ridge, r)])
+            return torch.cat([directions(old + new, r), contrast(new, old + ridge, r)])
 
         A = per_input(branches, S_new)
         self.memory["new"] = S_new
@@ -89,10 +75,9 @@ class LoDA(IncLoRA):
         for one, other in (parts, parts[::-1]):
             g = torch.autograd.grad(loss(live, other), [pair.B for pair in live.values()])
             size = torch.stack([part.norm() for part in g]).norm().clamp_min(1e-12)
-            stepped = {path: Pair(pair.A, pair.B - rho * part / size) for (path, pair), part in zip(live.items(), g)}
+            stepped = {path: Pair(pair.A, pair.B + rho * part / size) for (path, pair), part in zip(live.items(), g)}
             aligned = aligned + one.tokens / batch.tokens * loss(stepped, one)
-        plain = cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORE)
-        return aligned - plain                                       # the loop adds the plain loss
+        return aligned - batch.loss(logits)                          # the loop adds the plain loss
 
     def finish(self, tuned: Lora, task: Task) -> Lora:
         S_new, S_old = self.memory.pop("new"), self.memory.get("inputs")

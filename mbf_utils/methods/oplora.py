@@ -32,6 +32,14 @@ def outside(pair: Pair, top: Pair) -> Pair:
     return Pair(project_out(pair.A, top.A), project_out(pair.B.T, top.B.T).T)
 
 
+@torch.no_grad()
+def keep_outside(lora: Lora, top: Lora) -> None:
+    """Projects every factor in place."""
+    for path, pair in lora.items():
+        for factor, projected in zip(pair, outside(pair, top[path])):
+            factor.copy_(projected)
+
+
 @dataclass
 class OPLoRA(IncLoRA):
     k: int = 16
@@ -52,11 +60,8 @@ class OPLoRA(IncLoRA):
         self.memory["top"] = {path: strongest(path) for path in task.sites}
         return Start(each(outside, task.fresh(), self.memory["top"]), past)
 
-    @torch.no_grad()
     def after_step(self, live: Lora, task: Task) -> None:
-        for path, pair in live.items():
-            for factor, projected in zip(pair, outside(pair, self.memory["top"][path])):
-                factor.copy_(projected)
+        keep_outside(live, self.memory["top"])
 
     def finish(self, tuned: Lora, task: Task) -> Lora:
         del self.memory["top"]

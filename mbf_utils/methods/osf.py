@@ -16,13 +16,11 @@ their inputs and outputs, a released script adds 0.07 a task, which is more than
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from ..errors import InputError
 from ..lora import Lora, Pair, Start, stack, svd, whole
 from ..method import Card, Method, Task
 from .corda import exchanged, negative
-from .oplora import outside, weight_now
+from .oplora import keep_outside, weight_now
 
 
 @dataclass
@@ -47,16 +45,10 @@ class OSF(Method):
         return Start(low, stack(past, negative(low)) if past else negative(low))
 
     def edit_grads(self, live: Lora, task: Task) -> None:
-        for path, pair in live.items():
-            gradient = Pair(pair.A.grad, pair.B.grad)
-            for grad, projected in zip(gradient, outside(gradient, self.memory["high"][path])):
-                grad.copy_(projected)
+        keep_outside({path: Pair(pair.A.grad, pair.B.grad) for path, pair in live.items()}, self.memory["high"])
 
-    @torch.no_grad()
     def after_step(self, live: Lora, task: Task) -> None:
-        for path, pair in live.items():
-            for factor, projected in zip(pair, outside(pair, self.memory["high"][path])):
-                factor.copy_(projected)
+        keep_outside(live, self.memory["high"])
 
     def finish(self, tuned: Lora, task: Task) -> Lora:
         del self.memory["high"]

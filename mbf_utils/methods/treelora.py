@@ -15,11 +15,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from ..lora import Lora, Start
 from ..method import Card, Method, Task
-from ..text import IGNORE
 
 
 def split(rows: Tensor, tasks: list[int]) -> tuple[list[int], list[int], float]:
@@ -51,8 +49,7 @@ class TreeLoRA(Method):
         if not self.memory["G"]:
             return 0.0
         near = [(pair.A, self.memory["G"][k][path]) for k, (path, pair) in zip(self.memory["chosen"], live.items())]
-        loss = cross_entropy(logits.detach().flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORE)
-        return self.reg * task.step / task.steps * loss * self.pull(near)
+        return self.reg * task.step / task.steps * batch.loss(logits.detach()) * self.pull(near)
 
     def pull(self, near: list[tuple[Tensor, Tensor]]) -> Tensor:
         """D / sg(D) of the modules' A and the G that each is drawn to."""
