@@ -212,7 +212,7 @@ def _compare(arguments) -> int:
     if comparison.runs:
         show(comparison.table, comparison.orders)
         if arguments.save:
-            save(*comparison.tables, comparison.orders, Path(arguments.figures), arguments.save)
+            save(comparison.runs, comparison.orders, Path(arguments.figures), arguments.save)
     for cell, error in comparison.failures.itertuples(index=False):
         print(f"mbf: {cell} failed: {error}", file=sys.stderr)
     return 1 if len(comparison.failures) else 0
@@ -267,10 +267,10 @@ def _merge(arguments) -> None:
 def _report(arguments) -> None:
     from .printing import save, show
     from .reports import find_runs, summarise
-    table, each = summarise(find_runs(arguments.runs))
-    show(table)
+    runs = find_runs(arguments.runs)
+    show(summarise(runs)[0])
     if arguments.save:
-        save(table, each, (), Path(arguments.figures), arguments.save)
+        save(runs, (), Path(arguments.figures), arguments.save)
 
 
 def _make_base(arguments) -> None:

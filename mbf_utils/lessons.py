@@ -1,13 +1,20 @@
-"""What the notebooks share: the set-up cell, and the checks of their exercises."""
+"""What the notebooks share: the set-up cell, the runs and scores that the repository holds, and the checks of exercises."""
 from __future__ import annotations
 
 import math
 import os
 from importlib.metadata import version
+from pathlib import Path
 
+import pandas as pd
 import torch
 
 from . import __version__
+from .errors import InputError
+from .reports import scores_of
+from .results import Run
+
+ROOT = Path(__file__).resolve().parent.parent       # the repository, or the unpacked bundle
 
 
 def setup(cpu_minutes: float, gpu_minutes: float | None = None) -> bool:
@@ -23,6 +30,23 @@ def setup(cpu_minutes: float, gpu_minutes: float | None = None) -> bool:
     print(f"mbf-utils {__version__}, torch {version('torch')}, transformers {version('transformers')}, peft {version('peft')}")
     print(f"{card or 'CPU, one thread'}; about {minutes:g} minutes" + (" (quick pass: fewer rows)" if fast else ""))
     return fast
+
+
+def committed(name: str) -> Run:
+    """A run of world-5 that the repository holds, in notebooks/runs: what a training cell would have made, to catch up with."""
+    folder = ROOT / "notebooks" / "runs" / name
+    if not folder.is_dir():
+        known = ", ".join(sorted(path.name for path in folder.parent.glob("*/"))) if folder.parent.is_dir() else "none"
+        raise InputError(f"expected a committed run, found no {name!r} in notebooks/runs (there are: {known})")
+    return Run(folder)
+
+
+def measured(name: str, reading: str = "labels", **which) -> dict[str, list[pd.DataFrame]]:
+    """{method: [R of each seed]} of a comparison whose scores lie in figures/NAME-matrices.csv; see reports.scores_of."""
+    file = ROOT / "figures" / f"{name}-matrices.csv"
+    if not file.is_file():
+        raise InputError(f"expected the scores of a comparison in {file.parent.name}/{file.name}, found no such file")
+    return scores_of(pd.read_csv(file, dtype={"setting": str, "order": str}), reading, **which)
 
 
 def check(answer, right, hint: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from . import plots
-from .reports import COSTS, KEYS, printed
+from .reports import COSTS, KEYS, matrices, printed, summarise
 
 
 def show(table: pd.DataFrame, orders=()) -> None:
@@ -19,10 +19,12 @@ def show(table: pd.DataFrame, orders=()) -> None:
         print(f"\nover several orders\n{orders.to_string(index=False, float_format='%.1f')}")
 
 
-def save(table: pd.DataFrame, each: pd.DataFrame, orders, folder: Path, name: str) -> None:
+def save(runs: list, orders, folder: Path, name: str) -> None:
     """Scores apart from costs: equal runs give equal bytes, times do not."""
     folder.mkdir(parents=True, exist_ok=True)
-    frames = {"": table.drop(columns=COSTS), "-runs": each.drop(columns=COSTS), "-costs": table[[*KEYS, "title", "seeds", *COSTS]]}
+    table, each = summarise(runs)
+    frames = {"": table.drop(columns=COSTS), "-runs": each.drop(columns=COSTS), "-matrices": matrices(runs),
+              "-costs": table[[*KEYS, "title", "seeds", *COSTS]]}
     for suffix, frame in (frames | ({"-orders": orders} if len(orders) else {})).items():
         frame.to_csv(folder / f"{name}{suffix}.csv", index=False, float_format="%.4f", lineterminator="\n")
     setups = table.groupby("setup", sort=False)

@@ -18,7 +18,8 @@ from .errors import InputError
 from .results import Run
 from .titles import REFERENCE, card_of, group_of, place_of, setting_of, title_of
 
-KEYS = ["stream", "order", "named", "model", "method", "setting", "run", "setup"]
+SETUP = ["stream", "order", "named", "model", "method", "setting"]
+KEYS = [*SETUP, "run", "setup"]
 CARD = ["family", "fidelity", "memory", "task_id", "old_data"]
 COSTS = ["seconds_train", "seconds_evaluate", "peak_memory_mb", "peak_gpu_mb", "state_bytes"]
 YARDSTICK = "seqlora"                               # the method whose paired difference every row shows
@@ -80,6 +81,34 @@ def _row(run: Run) -> dict:
             "seconds_evaluate": sum(log["seconds_evaluate"] for log in logs),
             "peak_memory_mb": cost.get("peak_memory_mb"), "peak_gpu_mb": cost.get("peak_gpu_mb"),
             "state_bytes": run.state_bytes}
+
+
+def matrices(runs: list[Run]) -> pd.DataFrame:
+    """R of every run in both readings, a row after each task: columns SETUP, seed, reading ("exact", "labels"), after, tasks."""
+    found = []
+    for run in runs:
+        about = {key: value for key, value in _row(run).items() if key in (*SETUP, "seed")}
+        for reading, R in (("exact", run.matrix), ("labels", run.options)):
+            found.append(R.reset_index().assign(**about, reading=reading))
+    table = pd.concat(found, ignore_index=True)
+    front = [*SETUP, "seed", "reading", "after"]
+    return table[[*front, *(column for column in table if column not in front)]]
+
+
+def scores_of(table: pd.DataFrame, reading: str = "labels", **which) -> dict[str, list[pd.DataFrame]]:
+    """{method: [R of each seed]} from a table of `matrices`, as the plots take it. which: values of columns, order="1" for
+    instance; a setting of a method is named with it, "olora (lambda1=0.5)"."""
+    for column, value in {"reading": reading, **which}.items():
+        table = table[table[column].astype(str) == str(value)]
+    if table.empty:
+        raise InputError(f"expected scores of {which or 'any setup'} by {reading}, found none in the table")
+    if len(setups := table[["stream", "order", "named", "model"]].drop_duplicates()) > 1:
+        raise InputError(f"expected scores of one stream, order and base, found {len(setups)} of them: name order=, model= or named=")
+    found: dict[str, list[pd.DataFrame]] = {}
+    for (method, setting, _), rows in table.fillna({"setting": ""}).groupby(["method", "setting", "seed"], sort=False):
+        names = rows["after"].tolist()
+        found.setdefault(f"{method} ({setting})" if setting else method, []).append(rows.set_index("after")[names])
+    return found
 
 
 def _hash(value) -> str:

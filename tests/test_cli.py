@@ -81,7 +81,7 @@ def test_compare_learns_the_grid_names_what_failed_and_saves_scores_apart_from_c
     assert list(zip(table["order"], table["method"])) == [(order, method) for order in (1, 2) for method in ("seqlora", "olora")]
     assert sorted(set(each["seed"])) == [0, 3] and not [name for name in [*table, *each] if "second" in name or "peak" in name]
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        "both.csv", "both-runs.csv", "both-costs.csv", "both-orders.csv",
+        "both.csv", "both-runs.csv", "both-matrices.csv", "both-costs.csv", "both-orders.csv",
         *(f"both-world-5-o{order}{reading}.png" for order in (1, 2) for reading in ("", "-options"))}
 
 

@@ -19,7 +19,7 @@ from mbf_utils.errors import InputError
 from mbf_utils.method import Card, Method
 from mbf_utils.methods import METHODS
 from mbf_utils.methods.slao import SLAO
-from mbf_utils.reports import find_runs, order_table, printed, summarise
+from mbf_utils.reports import find_runs, matrices, order_table, printed, scores_of, summarise
 from mbf_utils.runs import walk_stream
 from mbf_utils.titles import group_of, name_of, title_of
 
@@ -305,3 +305,18 @@ def test_every_row_of_the_table_of_methods_has_a_title_of_its_own():
 def test_a_method_of_one_s_own_is_a_rival_and_keeps_its_name():
     assert group_of("mine") == group_of("slao") == "rival" != group_of("seqlora") == group_of("per_task")
     assert name_of(Fails()) == "Fails" and name_of(SLAO(begin="random")) == "slao_random" and name_of(SLAO(merge="A")) == "slao"
+
+
+def test_the_table_of_matrices_gives_back_every_matrix(grid):
+    _, comparison = grid
+    table = matrices(comparison.runs)
+    for reading, attribute in (("exact", "matrix"), ("labels", "options")):
+        found = scores_of(table, reading)
+        assert "olora (lambda1=0.1)" in found and len(found) == len(METHOD_LIST)
+        for run in comparison.runs:
+            (name,) = (name for name in found if name.split(" ")[0] == run.method)
+            pd.testing.assert_frame_equal(found[name][run.config["seed"]], getattr(run, attribute), check_names=False)
+    with pytest.raises(InputError, match="found 2 of them"):
+        scores_of(pd.concat([table, table.assign(order="2")]))
+    with pytest.raises(InputError, match="found none"):
+        scores_of(table, order="7")

@@ -1,8 +1,11 @@
 """The notebooks' set-up cell and the checks of their exercises."""
+import pandas as pd
 import pytest
 import torch
 
-from mbf_utils.lessons import check, setup
+from mbf_utils.errors import InputError
+from mbf_utils.lessons import ROOT, check, committed, measured, setup
+from mbf_utils.metrics import average_accuracy
 
 
 @pytest.mark.parametrize("answer, right, good", [
@@ -21,3 +24,21 @@ def test_setup_tells_minutes_and_device_and_reads_the_quick_switch(monkeypatch, 
     monkeypatch.setenv("MBF_FAST", "1")
     assert setup(cpu_minutes=3) is True
     assert "about 3 minutes" in slow and "CPU" in slow and "quick" not in slow and "quick" in capsys.readouterr().out
+
+
+def test_a_committed_run_is_a_run_and_an_unknown_one_is_told_by_name():
+    run = committed("slao")
+    assert run.method == "slao" and len(run.logs) == len(run.names) == 5 and run.lora(5, "tuned")
+    with pytest.raises(InputError, match=r"found no 'slaoo' in notebooks/runs \(there are: .*slao"):
+        committed("slaoo")
+
+
+def test_measured_scores_are_the_matrices_of_the_committed_comparison():
+    found = measured("world-5", "exact", order="1", model="tiny", named=False)
+    table = pd.read_csv(ROOT / "figures" / "world-5-runs.csv", dtype={"order": str})
+    rows = table[(table["method"] == "slao") & (table["order"] == "1") & (table["model"] == "tiny") & ~table["named"]].sort_values("seed")
+    assert len(found["slao"]) == len(rows) >= 3
+    for R, AA in zip(found["slao"], rows["AA"]):
+        assert list(R.columns) == list(R.index) and average_accuracy(R) == pytest.approx(AA, abs=1e-3)
+    with pytest.raises(InputError, match="found no such file"):
+        measured("world-6")

@@ -455,7 +455,7 @@ class Seeds(Told):
 
 def lb_cl(tasks):
     """As `learn`, with seed rows."""
-    method, found = LBCL(seeds=6), []
+    method, found = LBCL(count=6, gain=3.0), []
     for index in range(1, tasks + 1):
         task = asking(index)
         task.probe = Seeds(index)
@@ -465,7 +465,7 @@ def lb_cl(tasks):
         for k, gate in enumerate(method.extra.values()):
             assert not gate.any()                                    # S_t = 0: the task starts from the function of the last
             gate.data = 1.0 + 0.3 * normal(*gate.shape, seed=3000 * index + k)
-        S = {path: gate.detach().clone() for path, gate in method.extra.items()}
+        S = {path: 3 * gate.detach() for path, gate in method.extra.items()}
         found.append((task, start, spans, lora, S, method.finish(copied(lora), task)))
     return method, found
 
@@ -537,7 +537,7 @@ def test_lb_cl_bends_the_live_bottleneck_alone():
     h = normal(2, 3, RANK)
     for path in SITES:
         live = method.mix(h, None, Site(path, slice(1, 2), None, None))
-        close(live.detach(), h * method.extra[path].detach())
+        close(live.detach(), 3 * h * method.extra[path].detach())
         assert method.mix(h, None, Site(path, slice(0, 1), None, None)) is h                     # the frozen stack: S is folded
     first = LBCL()
     first.start(asking(1))

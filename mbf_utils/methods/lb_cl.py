@@ -6,9 +6,10 @@
     each step       dU <- dU - Q_U Q_U^T dU,   dV <- dV - dV Q_V^T Q_V,   Q_U and Q_V span all old U and all old V
 
 There is no public code, and of the paper we know the outline. Ours: the sensitivity is AdaLoRA's score without its moving
-average, |sigma dL/dsigma| + mean_i |u_i dL/du_i| + mean_k |v_k dL/dv_k|, with the gradient of the mean loss over `seeds` rows;
+average, |sigma dL/dsigma| + mean_i |u_i dL/du_i| + mean_k |v_k dL/dv_k|, with the gradient of the mean loss over `count` rows;
 the first U and V are random and orthonormal. Where the old U (or V) span the whole space, U (or V) rests and S_t alone learns.
-S_t stands between the factors, h = diag(S) V x, and is folded into B at the end.
+S_t stands between the factors, h = diag(S) V x, and is folded into B at the end. One number moves a whole triplet of unit length,
+so at LoRA's learning rate little is learned; `gain` makes S quicker.
 """
 from dataclasses import dataclass
 from typing import ClassVar
@@ -30,7 +31,8 @@ def sensitivity(pair: Pair, grad: Pair) -> Tensor:
 
 @dataclass
 class LBCL(Method):
-    seeds: int = 8                                  # rows that the sensitivity is taken on
+    count: int = 8                                  # rows that the sensitivity is taken on
+    gain: float = 16.0                              # S = gain x its parameter: AdamW moves it so many times as far a step
 
     card: ClassVar[Card] = Card("LB-CL", "Qiao and Mahdavi, NeurIPS 2024, OpenReview ZxtaNh5UYB", "subspaces", "reconstructed",
                                 "the score of a triplet follows AdaLoRA and the first task's start is ours; of the paper only "
@@ -54,7 +56,7 @@ class LBCL(Method):
 
     def sensitive(self, old: Lora, task: Task) -> Lora:
         past, total = self.folded(old, self.memory["S"]), 0
-        for batch in task.probe.batches(self.seeds):                 # the gradient of the mean over all their tokens
+        for batch in task.probe.batches(self.count):                 # the gradient of the mean over all their tokens
             part = each(lambda pair: Pair(*(batch.tokens * factor for factor in pair)), task.probe.grads(past, batch))
             total = each(lambda one, two: Pair(one.A + two.A, one.B + two.B), total, part) if total else part
 
@@ -68,7 +70,7 @@ class LBCL(Method):
 
     def mix(self, h: Tensor, x: Tensor, site: Site) -> Tensor:
         past = "triplets" in self.memory and site.blocks.start == 0
-        return h if past else h * self.extra[site.path]
+        return h if past else h * self.gain * self.extra[site.path]
 
     def edit_grads(self, live: Lora, task: Task) -> None:
         for path, span in self.memory.get("spans", {}).items():
@@ -78,7 +80,7 @@ class LBCL(Method):
 
     def finish(self, tuned: Lora, task: Task) -> Lora:
         self.memory.pop("spans", None)
-        old, S = self.memory.get("triplets"), {path: gate.detach().clone() for path, gate in self.extra.items()}
+        old, S = self.memory.get("triplets"), {path: self.gain * gate.detach() for path, gate in self.extra.items()}
         self.memory["S"] = {path: torch.cat([self.memory["S"][path], S[path]]) for path in S} if old else S
         self.memory["triplets"] = stack(old, tuned) if old else tuned
         return self.folded(self.memory["triplets"], self.memory["S"])
