@@ -54,12 +54,12 @@ class Card(NamedTuple):
     """What a table says of a method."""
     title: str
     paper: str                                      # authors, venue, arXiv id; "" for a reference
-    family: str                                     # reference, single adapter, stack, merging, ...
+    family: str                                     # reference, regularisation, stack, merging, ...
     fidelity: str                                   # exact, adapted, reconstructed
     differs: str = ""                               # one sentence where it is not exact
     memory: str = "constant"                        # how its state grows with the number of tasks: constant or linear
     task_id: bool = False                           # needs the task's name at test time
-    old_data: bool = False                          # trains on rows of earlier tasks
+    old_data: bool = False                          # keeps rows of earlier tasks, or what stands for single ones
     merges: str = ""                                # saved adapters it can merge without data: "descending", "independent"
     trains: bool = True
     looks: bool = False                             # makes a pass over the task's rows beside the training

@@ -24,7 +24,7 @@ class EWC(Method):
     gamma: float = 0.95
     count: int = 200                                # rows for F_t
 
-    card: ClassVar[Card] = Card("EWC (online)", "Kirkpatrick et al., PNAS 2017, arXiv 1612.00796", "reference", "adapted",
+    card: ClassVar[Card] = Card("EWC (online)", "Kirkpatrick et al., PNAS 2017, arXiv 1612.00796", "regularisation", "adapted",
                                 "the Fisher is LoRA's factors', taken over some of the rows and divided by its mean", looks=True)
 
     def penalty(self, live: Lora, task: Task, batch, logits):

@@ -21,7 +21,7 @@ class LwF(Method):
     lam: float = 1.0
     T: float = 2.0                                  # the temperature
 
-    card: ClassVar[Card] = Card("LwF", "Li and Hoiem, ECCV 2016, arXiv 1606.09282", "reference", "adapted",
+    card: ClassVar[Card] = Card("LwF", "Li and Hoiem, ECCV 2016, arXiv 1606.09282", "regularisation", "adapted",
                                 "keeps the distribution of answer tokens, where the paper keeps the outputs of old tasks' heads")
 
     def penalty(self, live: Lora, task: Task, batch, logits):

@@ -33,7 +33,7 @@ class SAPT(IncLoRA):
 
     card: ClassVar[Card] = Card("SAPT (real inputs)", "Zhao et al., ACL 2024, arXiv 2401.08295", "router", "adapted",
                                 "pooled embeddings of real old prompts, for the router alone, where the paper generates prompts; "
-                                "the language model trains on no old row", memory="linear", looks=True, routes=True)
+                                "the language model trains on no old row", memory="linear", old_data=True, looks=True, routes=True)
     gates: Tensor | None = field(default=None, init=False, repr=False, compare=False)        # (b, tasks), of one batch
 
     def start(self, task: Task) -> Start:

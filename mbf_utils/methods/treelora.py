@@ -34,7 +34,7 @@ def split(rows: Tensor, tasks: list[int]) -> tuple[list[int], list[int], float]:
 class TreeLoRA(Method):
     reg: float = 0.5
 
-    card: ClassVar[Card] = Card("TreeLoRA", "Qian et al., ICML 2025, arXiv 2506.10355", "single adapter", "adapted",
+    card: ClassVar[Card] = Card("TreeLoRA", "Qian et al., ICML 2025, arXiv 2506.10355", "regularisation", "adapted",
                                 "distances, tree and strength as in the released code, of values of A instead of gradients",
                                 memory="linear")
 

@@ -23,7 +23,7 @@ from .treelora import TreeLoRA, split
 
 @dataclass
 class ReleasedTreeLoRA(TreeLoRA):
-    card: ClassVar[Card] = Card("TreeLoRA, released", "Qian et al., ICML 2025, arXiv 2506.10355", "single adapter", "adapted",
+    card: ClassVar[Card] = Card("TreeLoRA, released", "Qian et al., ICML 2025, arXiv 2506.10355", "regularisation", "adapted",
                                 "the span of the ramp and of the means is a task, there an epoch", memory="linear")
 
     def pull(self, near: list[tuple[Tensor, Tensor]]) -> Tensor:
