@@ -23,6 +23,20 @@ from nbclient.exceptions import CellControlSignal, CellExecutionError
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent / "mbf_utils"
+# The address of the repository stands here alone. This one is a placeholder: put the real one in its place, then `make notebooks`.
+REPOSITORY = "https://github.com/OWNER/REPO"
+# Goes before the import of every notebook's set-up cell, so that it is the same text in all.
+SETUP = f'''\
+import importlib.util, os, shutil, sys
+
+REPOSITORY = "{REPOSITORY}"    # nothing is installed: the kit lies above, or in mbf-kit.zip, or is cloned
+sys.path += map(os.path.abspath, ("..", "../..", "mbf-kit"))
+if not importlib.util.find_spec("mbf_utils"):
+    if os.path.exists("mbf-kit.zip"): shutil.unpack_archive("mbf-kit.zip", "mbf-kit")
+    elif "/OWNER/" in REPOSITORY or os.system(f"git clone -q --depth 1 {{REPOSITORY}} mbf-kit"):
+        sys.exit(f"There is no kit here and none at {{REPOSITORY}}: put mbf-kit.zip beside this notebook and run the cell again.")
+    importlib.invalidate_caches()
+'''
 PLACEHOLDER = "# your turn"
 DEAD_WIDGET = "(interactive: run this cell to use it)"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -60,7 +74,7 @@ def digest(source: Path) -> str:
 
 
 def read(source: Path) -> nbformat.NotebookNode:
-    """The source as a notebook without outputs: fixed cell ids, fixed metadata."""
+    """The source as a notebook without outputs: fixed cell ids, fixed metadata; SETUP before the import of the set-up cell."""
     notebook = jupytext.read(source)
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
@@ -68,6 +82,8 @@ def read(source: Path) -> nbformat.NotebookNode:
         cell["id"] = f"c{number:02d}"
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        if cell.cell_type == "code" and "mbf.lessons.setup(" in cell.source:
+            cell.source = SETUP + cell.source
     return notebook
 
 
