@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import textwrap
 from pathlib import Path
-from typing import Mapping
+from typing import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -172,6 +172,25 @@ def save(figure: Figure, name: str, table: pd.DataFrame | None = None, folder: s
     if table is not None:
         table.to_csv(path.with_name(f"{name}.csv"), index=not isinstance(table.index, pd.RangeIndex), lineterminator="\n")
     return path
+
+
+def sheet(figures: Sequence[tuple[str, Figure]]) -> Picture:
+    """Finished figures one below another, each under its caption: what stays of an explorer where no kernel runs."""
+    drawn = []
+    for caption, figure in figures:
+        whole = io.BytesIO()
+        figure.savefig(whole, format="png", dpi=DPI)
+        drawn.append((caption, np.asarray(Image.open(whole).convert("RGB"))))                # (height, width, 3)
+    width = max(pixels.shape[1] for _, pixels in drawn)
+    captions = [textwrap.fill(caption, int(width / DPI * 10.8)) for caption, _ in drawn]
+    heads = [round(DPI * (0.25 + 0.21 * (caption.count("\n") + 1))) for caption in captions]
+    top = height = sum(heads) + sum(len(pixels) for _, pixels in drawn)
+    whole = Picture(figsize=(width / DPI, height / DPI), dpi=DPI)
+    for caption, head, (_, pixels) in zip(captions, heads, drawn):
+        whole.text(0.01, (top - 0.12 * DPI) / height, caption, ha="left", va="top", fontsize=12, style="italic", color="0.3")
+        top -= head + len(pixels)
+        whole.figimage(pixels, 0, top)
+    return whole
 
 
 def canvas(width: float, height: float, title: str, subtitle: str) -> Picture:
