@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+import pandas as pd
+
 from .method import Card, Method
 from .methods import METHODS
 
@@ -27,6 +29,12 @@ VARIANTS = MappingProxyType({                           # rows that are a class 
 def card_of(name: str) -> Card | None:
     """The card of a METHODS row; None for a method of one's own."""
     return METHODS[name]().card if name in METHODS else None
+
+
+def cards() -> pd.DataFrame:
+    """What every card says, a row a METHODS row: title, paper, family, fidelity, differs, memory, and what the method needs."""
+    found = {name: card_of(name)._asdict() | {"title": title_of(name)} for name in METHODS}
+    return pd.DataFrame.from_dict(found, orient="index").drop(columns=["merges", "trains"])
 
 
 def title_of(name: str, setting: str = "") -> str:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from mbf_utils.cli import main
+from mbf_utils.methods import METHODS
 from mbf_utils.results import Run
 
 QUICK = ["--limit", "40", "--epochs", "1"]
@@ -63,7 +64,6 @@ def test_merge_of_adapters_trained_apart_is_refused(tmp_path, capsys):
 
 def test_compare_learns_the_grid_names_what_failed_and_saves_scores_apart_from_costs(tmp_path, capsys, monkeypatch):
     import pandas as pd
-    from mbf_utils.methods import METHODS
     from mbf_utils.methods.references import SeqLoRA
 
     class Breaks(SeqLoRA):
@@ -86,12 +86,11 @@ def test_compare_learns_the_grid_names_what_failed_and_saves_scores_apart_from_c
 
 
 def test_methods_are_chosen_by_name_with_settings_by_family_or_all():
-    from mbf_utils import cli
-    from mbf_utils.methods import METHODS
-    assert cli._methods("all") == list(METHODS) and cli._methods("slao, olora") == ["slao", "olora"]
-    assert cli._methods("stack,olora") == [name for name in METHODS if METHODS[name]().card.family == "stack"] != []
-    assert cli._methods("olora lambda1=0.1 lambda2=2,slao") == [("olora", {"lambda1": 0.1, "lambda2": 2.0}), "slao"]
-    assert cli._seeds("3") == [0, 1, 2] and cli._seeds("0,5") == [0, 5] and cli._seeds("7,") == [7]
+    from mbf_utils import commands
+    assert commands._methods("all") == list(METHODS) and commands._methods("slao, olora") == ["slao", "olora"]
+    assert commands._methods("stack,olora") == [name for name in METHODS if METHODS[name]().card.family == "stack"] != []
+    assert commands._methods("olora lambda1=0.1 lambda2=2,slao") == [("olora", {"lambda1": 0.1, "lambda2": 2.0}), "slao"]
+    assert commands._seeds("3") == [0, 1, 2] and commands._seeds("0,5") == [0, 5] and commands._seeds("7,") == [7]
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -174,15 +173,15 @@ def test_demo_ends_with_both_matrices_the_metrics_and_two_figures(tmp_path, caps
 
 
 def test_make_base_reads_lines_of_a_file_and_never_a_stream_s_answers(tmp_path, monkeypatch):
-    from mbf_utils import cli
+    from mbf_utils import commands
     (tmp_path / "text.txt").write_text("one line\n\nanother\n", encoding="utf-8")
-    assert cli._texts(str(tmp_path / "text.txt")) == ["one line", "another"]
+    assert commands._texts(str(tmp_path / "text.txt")) == ["one line", "another"]
     folder = tmp_path / "bench" / "SC" / "yelp"
     folder.mkdir(parents=True)
     for split in ("train", "dev", "test"):
         (folder / f"{split}.json").write_text(json.dumps([{"label": "good", "sentence": f"the {split} soup"}, {"label": "bad", "sentence": f"a {split} bus"}]))
     (folder / "labels.json").write_text('["good", "bad"]')
-    texts = cli._texts(str(tmp_path / "bench"))
+    texts = commands._texts(str(tmp_path / "bench"))
     assert sorted(texts) == ["a train bus", "the train soup"]
 
 
@@ -192,3 +191,13 @@ def test_version_and_help_load_no_torch(argument):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.endswith("loaded []\n") and "mbf" in done.stdout
     assert argument == "--version" or all(name in done.stdout for name in ("demo", "run", "compare", "merge", "report", "make-base", "lab"))
+
+
+def test_methods_lists_every_card_and_shows_one_with_its_equation(capsys):
+    assert main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(METHODS) and any("LoDA†" in line for line in lines)
+    assert main(["methods", "ema_mean"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("ema_mean: EMA, plain mean") and "arXiv" in printed and "EMA(" in printed
+    assert main(["methods", "olora2"]) == 2 and "found 'olora2'" in capsys.readouterr().err
