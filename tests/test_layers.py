@@ -14,7 +14,7 @@ LAYERS = {
     3: "methods probe",
     4: "training evaluation store costs titles",
     5: "results runs reports comparison search merging continual pretrain anatomy",
-    6: "plots looks plots_geometry",
+    6: "plots looks plots_results plots_geometry",
     7: "widgets lessons printing commands cli bench",
     8: "__main__",
 }
@@ -22,7 +22,7 @@ LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split(
 # what neighbours in one layer may take from each other
 NEIGHBOURS = {"lora": {"errors", "subspaces"}, "subspaces": {"errors"}, "metrics": {"errors"}, "streams": {"errors"},
               "words": {"errors"}, "theory": {"geometry"}, "runs": {"results"}, "reports": {"results"}, "anatomy": {"results"},
-              "comparison": {"results", "runs", "reports"}, "search": {"comparison", "reports"}, "costs": {"store"}, "plots": {"looks"},
+              "comparison": {"results", "runs", "reports"}, "search": {"comparison", "reports"}, "costs": {"store"}, "plots": {"looks"}, "plots_results": {"plots", "looks"},
               "plots_geometry": {"plots", "looks"}, "lessons": {"widgets"}, "cli": {"commands"}, "commands": {"bench", "printing"}}
 ONLY_IN = {"peft": {"adapters"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
 

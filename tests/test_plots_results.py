@@ -1,0 +1,61 @@
+"""The figures of a comparison: points at the means, intervals by hand, titles that say no more than the seeds carry."""
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mbf_utils import plots_results
+from mbf_utils.errors import InputError
+
+SCORES = pd.DataFrame({"slao": [40.0, 44, 42], "slao_random": [20.0, 25, 24], "olora (lambda1=0.1)": [50.0, 56, 52], "seqlora": [30.0, 60, 41]})
+
+
+def title(figure):
+    return figure.texts[0].get_text().replace("\n", " ")
+
+
+def rows(figure):
+    return [label.get_text() for label in figure.axes[0].get_yticklabels()]
+
+
+def test_differences_are_paired_means_with_t_intervals_the_highest_on_top():
+    figure = plots_results.differences(SCORES, "slao")
+    assert rows(figure) == ["O-LoRA (lambda1=0.1)", "Sequential LoRA", "SLAO, random start"]
+    bars = figure.axes[0].containers
+    d = np.array([10.0, 12, 10])
+    half = 4.302653 * d.std(ddof=1) / math.sqrt(3)
+    (low, high), = [segment[:, 0] for segment in bars[0].lines[2][0].get_segments()]
+    assert bars[0].lines[0].get_xdata()[0] == pytest.approx(d.mean()) and (high - low) / 2 == pytest.approx(half, rel=1e-5)
+    hollow = [bar.lines[0].get_markerfacecolor() == "white" for bar in bars]
+    assert hollow == [False, True, False]                            # of sequential LoRA the interval holds 0
+    assert title(figure) == "O-LoRA (lambda1=0.1) is above SLAO; SLAO, random start is below it; the seeds do not tell 1 from it"
+    assert title(plots_results.differences(SCORES[["slao", "seqlora"]], "slao")) == "The seeds do not tell any of 1 from SLAO"
+    assert title(plots_results.differences(SCORES[["slao", "slao_random"]], "slao")) == "SLAO, random start is below SLAO"
+
+
+def test_seeds_that_one_of_both_lacks_are_left_out():
+    scores = SCORES.assign(seqlora=[30.0, math.nan, 41.0])
+    figure = plots_results.differences(scores, "slao")
+    assert figure.axes[0].containers[1].lines[0].get_xdata()[0] == pytest.approx((-10 - 1) / 2)
+    assert "2 to 3 seeds" in figure.texts[1].get_text().replace("\n", " ")
+
+
+def test_orders_show_the_mean_of_each_order_and_name_the_widest():
+    runs = pd.DataFrame([("slao", order, seed, 40 + 10 * (order == "2") + seed) for order in "12" for seed in (0, 2)]
+                        + [("seqlora", order, seed, 30 + 3 * (order == "2") - seed) for order in "12" for seed in (0, 2)],
+                        columns=["method", "order", "seed", "AA"])
+    figure = plots_results.orders(runs)
+    assert rows(figure) == ["SLAO", "Sequential LoRA"] and title(figure) == "The order moves SLAO most, by 10 points, and sequential LoRA least, by 3"
+    marks = {(line.get_marker(), line.get_ydata()[0]): line.get_xdata()[0] for line in figure.axes[0].get_lines()
+             if line.get_marker() != "None" and len(line.get_xdata())}
+    assert marks == {("o", 0): 41, ("s", 0): 51, ("o", 1): 29, ("s", 1): 32}
+
+
+@pytest.mark.parametrize("draw", [
+    lambda: plots_results.differences(SCORES, "ewc"), lambda: plots_results.differences(SCORES[["slao"]], "slao"),
+    lambda: plots_results.orders(pd.DataFrame({"method": ["slao"], "order": ["1"], "AA": [1.0]})),
+])
+def test_without_anything_to_compare_it_says_so(draw):
+    with pytest.raises(InputError, match="expected"):
+        draw()
