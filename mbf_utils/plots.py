@@ -71,7 +71,7 @@ def forgetting_curves(matrices: Mapping, title: str | None = None, reading: str 
         else:
             axis.axvline(shown[number] + 1, color="0.6", linestyle=":", linewidth=1.2, zorder=0)
         for method, values in lines.items():
-            _line(axis, method, values)
+            draw_line(axis, method, values)
         axis.set(ylim=(-4, 104), yticks=(0, 50, 100), xlim=(0.5, len(tasks) + 0.5), xticks=ticks(len(tasks)))
         axis.set_xlabel("tasks learned" if number >= len(panels) - columns else "", fontsize=12)
         axis.tick_params(labelsize=12, labelbottom=True)
@@ -193,11 +193,11 @@ def sheet(figures: Sequence[tuple[str, Figure]]) -> Picture:
     return whole
 
 
-def canvas(width: float, height: float, title: str, subtitle: str) -> Picture:
-    """An empty figure with both lines at the top left; they take their own height."""
+def canvas(width: float, height: float, title: str, subtitle: str, lines: int = 1) -> Picture:
+    """An empty figure with both texts at the top left; they take their own height, the title that of `lines` lines at least."""
     title = textwrap.fill(title.replace(" %", "\u00a0%"), int(width * 7.4)).replace("\u00a0", " ")     # 52 % stays on one line
     subtitle = textwrap.fill(subtitle, int(width * 11.7))
-    head = 0.12 + 0.28 * (title.count("\n") + 1) + 0.23 * (subtitle.count("\n") + 1)     # inches
+    head = 0.12 + 0.28 * max(lines, title.count("\n") + 1) + 0.23 * (subtitle.count("\n") + 1)     # inches
     figure = Picture(figsize=(width, height + head), dpi=DPI, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, rect=(0, 0, 1, 1 - head / figure.get_figheight()))
     for text, down, style in ((title, 0.1, {"fontsize": 15, "fontweight": "bold"}),
@@ -206,8 +206,8 @@ def canvas(width: float, height: float, title: str, subtitle: str) -> Picture:
     return figure
 
 
-def _line(axis, method: str, values: np.ndarray) -> None:
-    """values: (seeds, T)."""
+def draw_line(axis, method: str, values: np.ndarray) -> None:
+    """The mean over seeds against tasks, with its band. values: (seeds, T)."""
     marker, style = look(method)
     steps, mean = np.arange(1, values.shape[1] + 1), values.mean(axis=0)
     axis.plot(steps, mean, color=colour(method), marker=marker, linestyle=style, linewidth=2, label=title_of(method),
