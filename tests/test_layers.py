@@ -8,8 +8,8 @@ from mbf_utils.methods import METHODS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mbf_utils"
 LAYERS = {
-    0: "errors lora subspaces metrics streams words",
-    1: "world folders hub text adapters geometry theory",
+    0: "errors lora subspaces metrics streams words rows",
+    1: "world folders tables hub text adapters geometry theory",
     2: "sources models method settings documents",
     3: "methods probe",
     4: "training evaluation store costs titles",
@@ -21,7 +21,7 @@ LAYERS = {
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 # what neighbours in one layer may take from each other
 NEIGHBOURS = {"lora": {"errors", "subspaces"}, "subspaces": {"errors"}, "metrics": {"errors"}, "streams": {"errors"},
-              "words": {"errors"}, "theory": {"geometry"}, "runs": {"results"}, "reports": {"results"}, "anatomy": {"results"},
+              "words": {"errors"}, "rows": {"errors", "streams"}, "theory": {"geometry"}, "runs": {"results"}, "reports": {"results"}, "anatomy": {"results"},
               "comparison": {"results", "runs", "reports"}, "search": {"comparison", "reports"}, "costs": {"store"}, "plots": {"looks"}, "plots_results": {"plots", "looks"},
               "plots_geometry": {"plots", "looks"}, "lessons": {"widgets"}, "cli": {"commands"}, "commands": {"bench", "printing"}}
 ONLY_IN = {"peft": {"adapters"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
