@@ -9,7 +9,7 @@ from mbf_utils.methods import METHODS
 PACKAGE = Path(__file__).resolve().parent.parent / "mbf_utils"
 LAYERS = {
     0: "errors lora subspaces metrics streams words rows",
-    1: "world folders tables hub text adapters geometry theory",
+    1: "world published folders tables hub text adapters geometry theory",
     2: "sources models method settings documents",
     3: "methods probe",
     4: "training evaluation store costs titles",
