@@ -11,7 +11,7 @@ import torch
 
 from . import __version__
 from .errors import InputError
-from .reports import scores_of
+from .reports import scores_of, seed_scores
 from .results import Run
 
 ROOT = Path(__file__).resolve().parent.parent       # the repository, or the unpacked bundle
@@ -43,10 +43,19 @@ def committed(name: str) -> Run:
 
 def measured(name: str, reading: str = "labels", **which) -> dict[str, list[pd.DataFrame]]:
     """{method: [R of each seed]} of a comparison whose scores lie in figures/NAME-matrices.csv; see reports.scores_of."""
+    return scores_of(_matrices(name), reading, **which)
+
+
+def scores(name: str, metric: str = "AA", reading: str = "labels", **which) -> pd.DataFrame:
+    """One metric of the same: a row a seed, a column a method; see reports.seed_scores."""
+    return seed_scores(_matrices(name), metric, reading, **which)
+
+
+def _matrices(name: str) -> pd.DataFrame:
     file = ROOT / "figures" / f"{name}-matrices.csv"
     if not file.is_file():
         raise InputError(f"expected the scores of a comparison in {file.parent.name}/{file.name}, found no such file")
-    return scores_of(pd.read_csv(file, dtype={"setting": str, "order": str}), reading, **which)
+    return pd.read_csv(file, dtype={"setting": str, "order": str})
 
 
 def check(answer, right, hint: str) -> str:

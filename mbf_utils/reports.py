@@ -98,17 +98,30 @@ def matrices(runs: list[Run]) -> pd.DataFrame:
 def scores_of(table: pd.DataFrame, reading: str = "labels", **which) -> dict[str, list[pd.DataFrame]]:
     """{method: [R of each seed]} from a table of `matrices`, as the plots take it. which: values of columns, order="1" for
     instance; a setting of a method is named with it, "olora (lambda1=0.5)"."""
+    found: dict[str, list[pd.DataFrame]] = {}
+    for method, _, R in _chosen(table, reading, which):
+        found.setdefault(method, []).append(R)
+    return found
+
+
+def seed_scores(table: pd.DataFrame, metric: str = "AA", reading: str = "labels", **which) -> pd.DataFrame:
+    """One metric (a key of metrics.summary) from a table of `matrices`: a row a seed, a column a method; NaN where not run."""
+    found: dict[str, dict] = {}
+    for method, seed, R in _chosen(table, reading, which):
+        found.setdefault(method, {})[seed] = metrics.summary(R)[metric]
+    return pd.DataFrame(found).rename_axis("seed").sort_index()
+
+
+def _chosen(table: pd.DataFrame, reading: str, which: dict):
+    """(method with its setting, seed, R), run by run, of the one setup that the values `which` of columns leave."""
     for column, value in {"reading": reading, **which}.items():
         table = table[table[column].astype(str) == str(value)]
     if table.empty:
         raise InputError(f"expected scores of {which or 'any setup'} by {reading}, found none in the table")
     if len(setups := table[["stream", "order", "named", "model"]].drop_duplicates()) > 1:
         raise InputError(f"expected scores of one stream, order and base, found {len(setups)} of them: name order=, model= or named=")
-    found: dict[str, list[pd.DataFrame]] = {}
-    for (method, setting, _), rows in table.fillna({"setting": ""}).groupby(["method", "setting", "seed"], sort=False):
-        names = rows["after"].tolist()
-        found.setdefault(f"{method} ({setting})" if setting else method, []).append(rows.set_index("after")[names])
-    return found
+    for (method, setting, seed), rows in table.fillna({"setting": ""}).groupby(["method", "setting", "seed"], sort=False):
+        yield f"{method} ({setting})" if setting else method, seed, rows.set_index("after")[rows["after"].tolist()]
 
 
 def _hash(value) -> str:

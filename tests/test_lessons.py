@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mbf_utils.errors import InputError
-from mbf_utils.lessons import ROOT, check, committed, measured, setup
+from mbf_utils.lessons import ROOT, check, committed, measured, scores, setup
 from mbf_utils.metrics import average_accuracy
 
 
@@ -40,5 +40,7 @@ def test_measured_scores_are_the_matrices_of_the_committed_comparison():
     assert len(found["slao"]) == len(rows) >= 3
     for R, AA in zip(found["slao"], rows["AA"]):
         assert list(R.columns) == list(R.index) and average_accuracy(R) == pytest.approx(AA, abs=1e-3)
+    by_seed = scores("world-5", "AA", "exact", order="1", model="tiny", named=False)
+    assert by_seed["slao"].dropna().tolist() == pytest.approx(rows["AA"].tolist(), abs=1e-3) and list(by_seed.index) == sorted(by_seed.index)
     with pytest.raises(InputError, match="found no such file"):
         measured("world-6")
