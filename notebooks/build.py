@@ -4,7 +4,8 @@
     python notebooks/build.py 00 04      builds these, fresh or not
     python notebooks/build.py --check    executes nothing; names those that are not fresh and exits with 1
 
-A notebook is fresh if its metadata carries the digest of its source, of the package's code and of the embedded bases.
+A notebook is fresh if its metadata carries the digest of its source and of what it uses (uses.py): the package's modules that
+it reaches, the base that it loads, the committed runs and tables that it names.
 """
 from __future__ import annotations
 
@@ -21,9 +22,10 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, CellExecutionError
 
+from uses import used
+
 HERE = Path(__file__).resolve().parent
-PACKAGE = HERE.parent / "mbf_utils"
-# The address of the repository stands here alone. This one is a placeholder: put the real one in its place, then `make notebooks`.
+# The repository's address stands here alone. This one is a placeholder: put the real one in its place, then `make notebooks`.
 REPOSITORY = "https://github.com/OWNER/REPO"
 # Goes before the import of every notebook's set-up cell, so that it is the same text in all.
 SETUP = f'''\
@@ -61,11 +63,9 @@ def exercise_path(source: Path) -> Path:
 
 
 def digest(source: Path) -> str:
-    """sha256 over the source and the package's code and bases, each with its name; line ends do not count in text."""
-    package = sorted(path for path in PACKAGE.rglob("*")
-                     if path.suffix in (".py", ".json", ".safetensors") and "__pycache__" not in path.parts)
-    total = hashlib.sha256()
-    for path in (source, *package):
+    """sha256 over set-up cell, source and what the notebook uses, each with its name; line ends do not count in text."""
+    total = hashlib.sha256(SETUP.encode())
+    for path in (source, *used(source, HERE.parent)):
         content = path.read_bytes()
         if path.suffix != ".safetensors":
             content = content.replace(b"\r\n", b"\n")
@@ -170,7 +170,7 @@ def stale(source: Path) -> str | None:
     if not path.exists():
         return "not built"
     if nbformat.read(path, as_version=4).metadata.get("mbf", {}).get("source") != digest(source):
-        return "its source or the package changed"
+        return "its source or something that it uses changed"
     if (copy.read_text(encoding="utf-8") if copy.exists() else None) != exercises(source):
         return "the learners' copy differs"
     return None

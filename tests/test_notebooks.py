@@ -22,6 +22,7 @@ TOY = '''\
 # %%
 import os, sys
 import toy_package
+import mbf_utils.lora
 print(toy_package.answer, os.environ["HF_HUB_OFFLINE"], os.environ["OMP_NUM_THREADS"])
 print("a warning", file=sys.stderr)
 print("more")
@@ -66,10 +67,13 @@ def toy(tmp_path_factory):
     root = tmp_path_factory.mktemp("toy")
     (root / "notebooks" / "src").mkdir(parents=True)
     (root / "mbf_utils").mkdir()
+    (root / "mbf_utils" / "__init__.py").write_text("")
     (root / "mbf_utils" / "lora.py").write_text("rank = 4\n")
+    (root / "mbf_utils" / "world.py").write_text("tasks = 5\n")
     (root / "toy_package.py").write_text("answer = 42\n")
     (root / "notebooks" / "src" / "00_toy.py").write_text(TOY)
-    shutil.copy(NOTEBOOKS / "build.py", root / "notebooks")
+    for name in ("build.py", "uses.py"):
+        shutil.copy(NOTEBOOKS / name, root / "notebooks")
     built = build(root)
     assert built.returncode == 0, built.stderr
     return root
@@ -77,9 +81,11 @@ def toy(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def builder(toy):
+    sys.path.insert(0, str(toy / "notebooks"))
     spec = importlib.util.spec_from_file_location("toy_build", toy / "notebooks" / "build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    sys.path.remove(str(toy / "notebooks"))
     return module
 
 
@@ -110,8 +116,8 @@ def test_the_learners_copy_has_no_solutions(toy):
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in copy)
 
 
-@pytest.mark.parametrize("file, reason", [("notebooks/src/00_toy.py", "its source or the package changed"),
-                                          ("mbf_utils/lora.py", "its source or the package changed"),
+@pytest.mark.parametrize("file, reason", [("notebooks/src/00_toy.py", "its source or something that it uses changed"),
+                                          ("mbf_utils/lora.py", "its source or something that it uses changed"),
                                           ("notebooks/exercises/00_toy.ipynb", "the learners' copy differs")])
 def test_a_change_makes_it_stale(toy, builder, capsys, file, reason):
     path = toy / file
@@ -124,6 +130,12 @@ def test_a_change_makes_it_stale(toy, builder, capsys, file, reason):
     assert capsys.readouterr().err == f"00_toy: {reason}\n"
 
 
+def test_a_change_that_it_cannot_reach_leaves_it_fresh(toy, builder):
+    path = toy / "mbf_utils" / "world.py"
+    path.write_text("tasks = 15\n")
+    assert builder.check() == 0
+
+
 def test_a_notebook_without_a_source_is_named(toy, builder, capsys):
     orphan = shutil.copy(toy / "notebooks" / "00_toy.ipynb", toy / "notebooks" / "07_old.ipynb")
     assert builder.check() == 1
@@ -132,12 +144,13 @@ def test_a_notebook_without_a_source_is_named(toy, builder, capsys):
 
 
 def test_the_check_is_a_command(toy):
-    path = toy / "mbf_utils" / "new.py"
+    path = toy / "mbf_utils" / "lora.py"
     assert build(toy, "--check").returncode == 0
-    path.write_text("")
+    path.write_text("rank = 8\n")
     checked = build(toy, "--check")
-    path.unlink()
-    assert (checked.returncode, checked.stdout, checked.stderr) == (1, "", "00_toy: its source or the package changed\n")
+    path.write_text("rank = 4\n")
+    assert (checked.returncode, checked.stdout) == (1, "")
+    assert checked.stderr == "00_toy: its source or something that it uses changed\n"
 
 
 def test_a_failing_cell_leaves_the_old_notebook(toy):
