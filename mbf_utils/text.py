@@ -52,8 +52,8 @@ def normalise(answer: str) -> str:
 
 
 def token_ids(tokenizer, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text, without special tokens."""
-    return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    """Token ids of each text, without special tokens; what is too long is cut later, so no warning."""
+    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
 
 
 def answer_text(example: Example, answer: str) -> str:
