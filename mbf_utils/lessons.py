@@ -43,19 +43,27 @@ def committed(name: str) -> Run:
 
 def measured(name: str, reading: str = "labels", **which) -> dict[str, list[pd.DataFrame]]:
     """{method: [R of each seed]} of a comparison whose scores lie in figures/NAME-matrices.csv; see reports.scores_of."""
-    return scores_of(_matrices(name), reading, **which)
+    return scores_of(_read(f"{name}-matrices"), reading, **which)
 
 
 def scores(name: str, metric: str = "AA", reading: str = "labels", **which) -> pd.DataFrame:
     """One metric of the same: a row a seed, a column a method; see reports.seed_scores."""
-    return seed_scores(_matrices(name), metric, reading, **which)
+    return seed_scores(_read(f"{name}-matrices"), metric, reading, **which)
 
 
-def _matrices(name: str) -> pd.DataFrame:
-    file = ROOT / "figures" / f"{name}-matrices.csv"
+def table(name: str, **which) -> pd.DataFrame:
+    """The rows of figures/NAME.csv whose columns have the values `which`: one a method and setting, see reports.summarise."""
+    rows = _read(name)
+    for column, value in which.items():
+        rows = rows[rows[column].astype(str) == str(value)]
+    return rows.fillna({"setting": "", "rank": "", "rank_options": ""}).reset_index(drop=True)
+
+
+def _read(name: str) -> pd.DataFrame:
+    file = ROOT / "figures" / f"{name}.csv"
     if not file.is_file():
         raise InputError(f"expected the scores of a comparison in {file.parent.name}/{file.name}, found no such file")
-    return pd.read_csv(file, dtype={"setting": str, "order": str})
+    return pd.read_csv(file, dtype={column: str for column in ("setting", "order", "rank", "rank_options")})
 
 
 def check(answer, right, hint: str) -> str:

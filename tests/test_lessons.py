@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mbf_utils.errors import InputError
-from mbf_utils.lessons import ROOT, check, committed, measured, scores, setup
+from mbf_utils.lessons import ROOT, check, committed, measured, scores, setup, table
 from mbf_utils.metrics import average_accuracy
 
 
@@ -35,12 +35,14 @@ def test_a_committed_run_is_a_run_and_an_unknown_one_is_told_by_name():
 
 def test_measured_scores_are_the_matrices_of_the_committed_comparison():
     found = measured("world-5", "exact", order="1", model="tiny", named=False)
-    table = pd.read_csv(ROOT / "figures" / "world-5-runs.csv", dtype={"order": str})
-    rows = table[(table["method"] == "slao") & (table["order"] == "1") & (table["model"] == "tiny") & ~table["named"]].sort_values("seed")
+    each = pd.read_csv(ROOT / "figures" / "world-5-runs.csv", dtype={"order": str})
+    rows = each[(each["method"] == "slao") & (each["order"] == "1") & (each["model"] == "tiny") & ~each["named"]].sort_values("seed")
     assert len(found["slao"]) == len(rows) >= 3
     for R, AA in zip(found["slao"], rows["AA"]):
         assert list(R.columns) == list(R.index) and average_accuracy(R) == pytest.approx(AA, abs=1e-3)
     by_seed = scores("world-5", "AA", "exact", order="1", model="tiny", named=False)
     assert by_seed["slao"].dropna().tolist() == pytest.approx(rows["AA"].tolist(), abs=1e-3) and list(by_seed.index) == sorted(by_seed.index)
+    summary = table("world-5", order="1", model="tiny", named=False).set_index("method")
+    assert summary.loc["slao", "AA"] == pytest.approx(rows["AA"].mean(), abs=1e-3) and summary.loc["seqlora", "setting"] == ""
     with pytest.raises(InputError, match="found no such file"):
         measured("world-6")
