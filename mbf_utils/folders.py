@@ -9,18 +9,13 @@ Nothing is guessed: what cannot be used raises one sentence with file and row, a
 """
 from __future__ import annotations
 
-import json
 import os
-import random
-import re
-import string
 import warnings
 from difflib import get_close_matches
-from numbers import Integral
 from pathlib import Path
-from reprlib import repr as brief
 
 from mbf_utils.errors import InputError
+from mbf_utils.rows import SPLITS, check_draw, draw, parsed, refusal, text_of, told_apart, usable, wrong
 from mbf_utils.streams import ORDERS, Example, Stream, TaskData, find_order
 
 # O-LoRA configs/instruction_config.json. COPA has no instruction and no list of options.
@@ -63,10 +58,7 @@ def read_folder(path, order=None, seed: int = 0, limit: int | None = None, named
     dropped with a warning. Where there is no dev.json, a tenth of train, drawn with `seed`, is dev and leaves train.
     Raises InputError for a folder, file, row, order or limit that cannot be used.
     """
-    if limit is not None and (not isinstance(limit, Integral) or isinstance(limit, bool) or limit < 1):
-        raise InputError(f"expected limit to be a positive whole number or None, found {limit!r}; give how many rows a task.")
-    if not isinstance(seed, Integral) or isinstance(seed, bool):
-        raise InputError(f"expected seed to be a whole number, found {seed!r}; give for example seed=0.")
+    check_draw(limit, seed)
     root = Path(os.path.expanduser(path))
     found = _scan(root)                                       # {name that counts: (task type or None, folder)}
     order_name, names = _resolve(order, found, root)
@@ -78,7 +70,7 @@ def read_folder(path, order=None, seed: int = 0, limit: int | None = None, named
         elif rows["dev"] == rows["test"]:
             copies.append(folder.name)
         tasks.append(TaskData(folder.name, labels=labels, **{
-            split: _draw(rows[split], limit, f"{seed}/{folder.name}/{split}") for split in ("train", "dev", "test")}))
+            split: draw(rows[split], limit, f"{seed}/{folder.name}/{split}") for split in SPLITS}))
     if copies:
         warnings.warn(f"dev.json and test.json have the same rows in {root} for {', '.join(copies)}: "
                       "choosing a model or a setting on dev there chooses on test.", stacklevel=2)
@@ -97,8 +89,8 @@ def _scan(root: Path) -> dict[str, tuple[str | None, Path]]:
     for folder in sorted(folders, key=lambda folder: (_key(folder.name), folder)):
         task_type = None if folder.parent == root else types.get(folder.parent.name.lower(), "unknown")
         if task_type == "unknown":
-            raise _wrong(f"tasks (SAPT) or task types (O-LoRA: {', '.join(INSTRUCTIONS)})", root, folder.parent.name,
-                         f"rename it, or give {folder.parent} itself")
+            raise wrong(f"tasks (SAPT) or task types (O-LoRA: {', '.join(INSTRUCTIONS)})", root, folder.parent.name,
+                        f"rename it, or give {folder.parent} itself")
         if (name := _key(folder.name)) in found:
             raise InputError(f"expected every task once, found {found[name][1]} and {folder} of one name; remove one of them.")
         found[name] = task_type, folder
@@ -137,7 +129,7 @@ def _olora_task(folder: Path, task_type: str, named: bool) -> tuple[dict[str, li
     splits = {}
     for split, file, rows in _splits(folder):
         if not isinstance(rows, list):
-            raise _wrong("one list of rows (O-LoRA's form)", file, rows, "an object belongs in SAPT's form, <task>/train.json")
+            raise wrong("one list of rows (O-LoRA's form)", file, rows, "an object belongs in SAPT's form, <task>/train.json")
         examples = [_example(before, _text(row, "sentence", file, i), "\nAnswer:", (_text(row, "label", file, i, blank=True),))
                     for i, row in enumerate(rows, 1)]
         splits[split] = _keep(examples, labels, file)
@@ -149,19 +141,19 @@ def _sapt_task(folder: Path, _type: None, _named: bool) -> tuple[dict[str, list[
     splits = {}
     for split, file, content in _splits(folder):              # train comes first, so that its outputs are the labels
         if not isinstance(content, dict):
-            raise _wrong("one object with Definition and Instances (SAPT's form)", file, content,
-                         "for O-LoRA's form give the folder above the task types")
+            raise wrong("one object with Definition and Instances (SAPT's form)", file, content,
+                        "for O-LoRA's form give the folder above the task types")
         definition = _definition(content.get("Definition"), file, long)
         before = (definition and f"{definition}\n") if long else (
             f"Definition: {definition}\n\nNow complete the following example -\nInput: ")
         rows = content.get("Instances")
         if not isinstance(rows, list):
-            raise _wrong('a list of rows under "Instances"', file, rows, "see SAPT's form")
+            raise wrong('a list of rows under "Instances"', file, rows, "see SAPT's form")
         examples, ids = [], set()
         for i, row in enumerate(rows, 1):
             examples.append(_example(before, _text(row, "input", file, i), "\nOutput: ", _references(row, file, i)))
             if "id" in row and str(row["id"]) in ids:
-                raise _wrong("every id once", f"row {i} of {file}", row["id"], "remove or rename one of the rows")
+                raise wrong("every id once", f"row {i} of {file}", row["id"], "remove or rename one of the rows")
             ids.add(str(row.get("id")))
         if long and split == "train":
             labels = tuple(sorted({answer for row in examples for answer in row.answers}))
@@ -186,7 +178,7 @@ def _definition(value, file: Path, long: bool) -> str:
     texts = value if isinstance(value, list) else [value]
     if len(texts) == 1 and isinstance(texts[0], str) and texts[0].strip():
         return texts[0].strip()
-    raise _wrong('one text under "Definition"', file, value, "write it as a list of one text")
+    raise wrong('one text under "Definition"', file, value, "write it as a list of one text")
 
 
 def _references(row: dict, file: Path, i: int) -> tuple[str, ...]:
@@ -194,107 +186,47 @@ def _references(row: dict, file: Path, i: int) -> tuple[str, ...]:
     value = row.get("output")
     texts = value if isinstance(value, list) else [value]
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise _wrong('"output" as a text or a list of texts', f"row {i} of {file}", value, "correct or remove the row")
+        raise wrong('"output" as a text or a list of texts', f"row {i} of {file}", value, "correct or remove the row")
     return tuple(text for text in texts if text.strip())
 
 
 def _text(row, key: str, file: Path, i: int, blank: bool = False) -> str:
     if not isinstance(row, dict):
-        raise _wrong(f'an object with "{key}"', f"row {i} of {file}", row, "correct or remove the row")
+        raise wrong(f'an object with "{key}"', f"row {i} of {file}", row, "correct or remove the row")
     if key not in row:
-        raise _wrong(f'the key "{key}"', f"row {i} of {file}", list(row), "add it, in this spelling")
+        raise wrong(f'the key "{key}"', f"row {i} of {file}", list(row), "add it, in this spelling")
     if not isinstance(row[key], str) or not (blank or row[key].strip()):
-        raise _wrong(f'"{key}" as a text that is not empty', f"row {i} of {file}", row[key], "correct or remove the row")
+        raise wrong(f'"{key}" as a text that is not empty', f"row {i} of {file}", row[key], "correct or remove the row")
     return row[key]
 
 
 def _labels(file: Path) -> tuple[str, ...]:
     labels = _read(file)
     if not isinstance(labels, list) or not labels:
-        raise _wrong("a list of labels", file, labels, "write one text for each label")
-    seen: dict[str, str] = {}
-    for i, label in enumerate(labels, 1):
-        where = f"label {i} of {file}"
-        if not isinstance(label, str) or not _plain(label):
-            raise _wrong("a text with letters or digits", where, label, "name the label")
-        if set(label) & set(",\r\n") or label != label.strip():
-            raise _wrong("a label that fits into one line of options", where, label, "remove comma, line end, outer blank")
-        if _plain(label) in seen:
-            raise _wrong(f"a label that scoring can tell from {seen[_plain(label)]!r}", where, label, "rename or remove one")
-        seen[_plain(label)] = label
-    return tuple(labels)
-
-
-def _plain(label: str) -> str:
-    """As exact match sees it: lower case, ASCII punctuation deleted, blanks collapsed."""
-    return " ".join(label.lower().translate(str.maketrans("", "", string.punctuation)).split())
+        raise wrong("a list of labels", file, labels, "write one text for each label")
+    return told_apart([(f"label {i} of {file}", label) for i, label in enumerate(labels, 1)], ",\r\n",
+                      "remove comma, line end, outer blank")
 
 
 def _keep(examples: list[Example], labels: tuple[str, ...], file: Path) -> list[Example]:
-    """The rows that can be used: with an answer, and with one of the labels where there are labels."""
-    if not examples:
-        raise _wrong("at least one row", file, [], "fetch it again")
-    for i, row in enumerate(examples, 1):
-        if half := re.search("[\ud800-\udfff]", row.prompt + "".join(row.answers)):     # no tokenizer reads it
-            raise _wrong("whole characters", f"row {i} of {file}", half[0], "replace this half of a surrogate pair")
-    usable = [bool(row.answers) and (not labels or set(row.answers) <= set(labels)) for row in examples]
-    if not all(usable):
-        first = usable.index(False)
-        wanted = f"one of the labels {', '.join(labels)}" if labels else "an answer that is not empty"
-        found = f"{brief(list(examples[first].answers))} in row {first + 1}"
-        if not any(usable):
-            raise InputError(f"expected {wanted} in the rows of {file}, found {found} and no row to use; correct the file.")
-        warnings.warn(f"{file}: dropped {usable.count(False)} of {len(examples)} rows: expected {wanted}, found {found}.")
-    return [row for row, keep in zip(examples, usable) if keep]
+    return [row for row, keep in zip(examples, usable(examples, labels, file)) if keep]
 
 
 def _hold_out(train: list[Example], folder: Path, seed: int) -> tuple[list[Example], list[Example]]:
-    dev = _draw(list(range(len(train))), -(-len(train) // 10) if len(train) > 1 else 0, f"{seed}/{folder.name}/dev of train")
+    dev = draw(list(range(len(train))), -(-len(train) // 10) if len(train) > 1 else 0, f"{seed}/{folder.name}/dev of train")
     warnings.warn(f"{folder} has no dev.json: {len(dev)} of {len(train)} rows of train, drawn with seed {seed}, became dev.")
     return [train[i] for i in sorted(set(range(len(train))) - set(dev))], [train[i] for i in dev]
 
 
-def _draw(rows: list, limit: int | None, key: str) -> list:
-    """At most `limit` of the rows, in their order; a smaller limit draws some of what a larger one draws."""
-    numbers = list(range(len(rows)))
-    random.Random(key).shuffle(numbers)
-    return [rows[i] for i in sorted(numbers[:limit])]
-
-
 def _read(file: Path):
     """The content of a JSON file, or one InputError that says what is wrong with it."""
-    def fail(found, todo):
-        raise InputError(f"expected JSON in UTF-8 in {file}, found {found}; {todo}.") from None
-
-    objects = []                                              # they close in the file's order, so their number is known
-
-    def once(pairs):
-        objects.append(dict(pairs))
-        if len(objects[-1]) < len(pairs):
-            keys = [key for key, _ in pairs]
-            fail(f"the key {max(keys, key=keys.count)!r} twice in object {len(objects)}", "leave one of them")
-        return objects[-1]
-
+    fail = refusal(file, "JSON")
+    text = text_of(file, fail)
     try:
-        data = file.read_bytes()
-        text = data.decode("utf-8-sig")
-    except OSError as error:
-        fail(f"no file that can be read ({error.strerror})", "put the file there")
-    except UnicodeDecodeError as error:
-        fail(f"the byte 0x{data[error.start]:02x} at place {error.start}, which is not UTF-8", "save it as UTF-8")
-    if text.startswith("version https://git-lfs"):
-        fail("a Git LFS pointer in place of the data", "run git lfs pull where it came from")
-    try:
-        return json.loads(text, object_pairs_hook=once, parse_constant=lambda name: fail(f"the number {name}", "give texts"))
-    except RecursionError:
-        fail("lists in lists without end", "give rows of texts")
+        return parsed(text, fail)
     except InputError:
         raise
     except ValueError as error:
         if text.lstrip().startswith("{") and "Extra data" in str(error):
             fail("JSON Lines or several objects", "write them as one list, [{...}, {...}]")
         fail(f"something else ({error})" if text.strip() else "nothing", "it may be cut short: fetch it again")
-
-
-def _wrong(expected: str, where, found, todo: str) -> InputError:
-    return InputError(f"expected {expected} in {where}, found {brief(found)}; {todo}.")

@@ -13,9 +13,9 @@ LAYERS = {
     2: "sources models method settings documents",
     3: "methods probe",
     4: "training evaluation store costs titles",
-    5: "results runs reports comparison search merging continual pretrain anatomy",
+    5: "results runs reports comparison search merging continual pretrain anatomy beliefs",
     6: "plots looks plots_results plots_geometry",
-    7: "widgets lessons printing commands cli bench",
+    7: "widgets explorers lessons printing commands cli bench",
     8: "__main__",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
@@ -23,7 +23,8 @@ LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split(
 NEIGHBOURS = {"lora": {"errors", "subspaces"}, "subspaces": {"errors"}, "metrics": {"errors"}, "streams": {"errors"},
               "words": {"errors"}, "rows": {"errors", "streams"}, "theory": {"geometry"}, "runs": {"results"}, "reports": {"results"}, "anatomy": {"results"},
               "comparison": {"results", "runs", "reports"}, "search": {"comparison", "reports"}, "costs": {"store"}, "plots": {"looks"}, "plots_results": {"plots", "looks"},
-              "plots_geometry": {"plots", "looks"}, "lessons": {"widgets"}, "cli": {"commands"}, "commands": {"bench", "printing"}}
+              "plots_geometry": {"plots", "looks"}, "plots_explore": {"plots", "plots_geometry", "looks"},
+              "plots_example": {"plots", "looks"}, "beliefs": {"results", "runs"}, "explorers": {"widgets"}, "lessons": {"widgets"}, "cli": {"commands"}, "commands": {"bench", "printing"}}
 ONLY_IN = {"peft": {"adapters"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
 
 FILES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from mbf_utils.errors import InputError
@@ -89,17 +90,35 @@ def test_a_colon_in_a_folders_own_name(folder):
 @pytest.mark.parametrize("name, words", [
     ("wrold-5", r"found 'wrold-5'.*did you mean world-5"),
     ("world-5x:2", r"did you mean .*world-5"),
-    ("nothing at all", r"expected world-5, world-15, world-100, standard, long, superni, trace or a folder, found 'nothing at all'"),
+    ("nothing at all", r"expected world-5, world-15, world-100, standard, long, superni, trace, a folder or a table, found 'nothing at all'"),
     ("", "found ''"), pytest.param("x" * 5000, "xxx', which is neither", id="5000 letters"), ("a\0b", "neither"),
     ("standard", "give the path of the folder"), ("long:6", "benchmark 'long'"), ("superni", "'superni'"), ("trace", "'trace'"),
     (r"C:\data", r"nothing at .*C:.data"), (r"C:\data:4", r"nothing at .*C:.data:4"), ("C:/data", "nothing at C:/data"),
     ("./nowhere", "nothing at nowhere"), ("/nowhere/at/all", "nothing at /nowhere"), (Path("standard"), "nothing at standard"),
-    (None, "NoneType"), (5, "int"), (["world-5"], "list"),
+    (None, "NoneType"), (5, "int"), (["world-5"], "the list, found 'world-5'"),
+    ("nowhere.csv", "no file that can be read"), (Path("nowhere.jsonl"), "nowhere.jsonl"), ("world-5.json", "world-5.json"),
 ])
 def test_what_is_no_stream(name, words):
     with pytest.raises(InputError, match=words) as raised:
         load_stream(name)
     assert "\n" not in str(raised.value)
+
+
+def test_a_table_by_text_and_by_path_and_as_it_is(tmp_path, monkeypatch):
+    rows = [{"prompt": f"p {i}", "answer": "a", "task": name, "split": split, "labels": "a"}
+            for name in ("one", "two") for i, split in enumerate(("train", "dev", "test"))]
+    file = tmp_path / "mine.csv"
+    pd.DataFrame(rows).to_csv(file, index=False)
+    whole = load_stream(file)
+    assert whole.names == ["one", "two"] and whole.order == "given" and not whole.named
+    assert load_stream(str(file)) == whole and load_stream(pd.DataFrame(rows)).tasks == whole.tasks
+    assert load_stream(f"{file}:two,one").names == load_stream([file], order=["two", "one"]).names == ["two", "one"]
+    monkeypatch.chdir(tmp_path)
+    assert load_stream("mine.csv") == whole and load_stream("mine.csv:given") == whole
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_stream("~/mine.csv") == whole
+    with pytest.raises(InputError, match="named to be left out"):
+        load_stream(file, named=True)
 
 
 def test_two_orders_in_one_call(folder):
