@@ -17,7 +17,7 @@ _FACE = {
 }
 _MODULES = ("adapters", "anatomy", "comparison", "evaluation", "folders", "geometry", "lessons", "lora", "merging", "method", "methods", "metrics",
             "models", "plots", "plots_geometry", "plots_results", "pretrain", "probe", "published", "reports", "results", "rows", "runs", "search", "settings", "sources", "store", "streams", "subspaces", "tables",
-            "text", "theory", "training", "widgets", "world")
+            "text", "theory", "titles", "training", "widgets", "world")
 __all__ = [*_FACE, *_MODULES]
 
 
