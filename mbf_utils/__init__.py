@@ -15,9 +15,9 @@ _FACE = {
     "merge_adapters": "merging", "make_base": "pretrain",
     "InputError": "errors",
 }
-_MODULES = ("adapters", "anatomy", "comparison", "evaluation", "folders", "geometry", "lessons", "lora", "merging", "method", "methods", "metrics",
+_MODULES = ("adapters", "anatomy", "beliefs", "comparison", "evaluation", "explorers", "folders", "geometry", "lessons", "lora", "merging", "method", "methods", "metrics",
             "models", "plots", "plots_geometry", "plots_results", "pretrain", "probe", "published", "reports", "results", "rows", "runs", "search", "settings", "sources", "store", "streams", "subspaces", "tables",
-            "text", "theory", "titles", "training", "widgets", "world")
+            "text", "theory", "titles", "training", "updates", "widgets", "world")
 __all__ = [*_FACE, *_MODULES]
 
 

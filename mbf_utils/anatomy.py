@@ -8,9 +8,11 @@ from typing import Sequence
 
 import pandas as pd
 
-from . import theory
+from . import theory, updates
 from .errors import InputError
 from .lora import Lora
+from .method import Method, Task
+from .methods import METHODS, make_method
 from .results import Run
 
 
@@ -50,6 +52,48 @@ def merge(run: Run) -> pd.DataFrame:
     table = theory.measured_weights(tuned, run.lora(len(tuned)))
     merged = table.factor.isin(list(config["merge"]))
     return table.assign(expected=(table.task == len(tuned)).astype(float).where(~merged, closed[table.task - 1]))
+
+
+def method_of(run: Run) -> Method:
+    """The run's method as it was configured, nothing learned yet; a schedule, stored as its values, is a function again."""
+    config = run.config["method"]
+    if config["name"] not in METHODS:
+        raise InputError(f"expected a run of a method in METHODS, found one of {config['name']!r}")
+    usual = METHODS[config["name"]]()
+    return make_method(config["name"], **{
+        key: (lambda i, values=value: values[i - 1]) if callable(getattr(usual, key)) else value
+        for key, value in config.items() if key not in ("name", "class")})
+
+
+def task_of(run: Run, i: int) -> Task:
+    """Task i (from 1) as the run's method met it, without its rows."""
+    settings = run.config["settings"]
+    sites = {path: (pair.A.shape[1], pair.B.shape[0]) for path, pair in run.lora(i, "tuned").items()}
+    return Task(i, run.names[i - 1], [], settings["rank"], settings["alpha"] / settings["rank"], sites, run.config["seed"], len(run.names))
+
+
+def starts(run: Run) -> list[Lora]:
+    """The pairs from which the training of tasks 1, 2, ... began: the method's own `start` and `finish`, replayed over what is
+    stored. For methods that look at no rows for it."""
+    method, found = method_of(run), []
+    if method.card.looks or method.card.old_data:
+        raise InputError(f"expected a method that chooses its start without rows, found {method.card.title}")
+    for i, tuned in enumerate(adapters(run, "tuned"), 1):
+        task = task_of(run, i)
+        found.append(method.start(task).lora)
+        method.finish(tuned, task)
+    return found
+
+
+def placement(run: Run, weights: dict | None = None) -> pd.DataFrame:
+    """Which modules learn and which of them drift afterwards; see `updates.placement`. weights: W0 by module path."""
+    scaling = run.config["settings"]["alpha"] / run.config["settings"]["rank"]
+    return updates.placement(updates.updates(adapters(run, "tuned"), starts(run)), adapters(run), weights, scaling)
+
+
+def shares(run: Run, top: int | None = None) -> pd.DataFrame:
+    """How much of each task's update lies in the span of the earlier ones; see `updates.shares`."""
+    return updates.shares(updates.updates(adapters(run, "tuned"), starts(run)), top)
 
 
 def memory(runs: Sequence[Run]) -> pd.DataFrame:

@@ -9,19 +9,19 @@ from mbf_utils.methods import METHODS
 PACKAGE = Path(__file__).resolve().parent.parent / "mbf_utils"
 LAYERS = {
     0: "errors lora subspaces metrics streams words rows",
-    1: "world published folders tables hub text adapters geometry theory",
+    1: "world published folders tables hub text adapters geometry theory updates",
     2: "sources models method settings documents",
     3: "methods probe",
     4: "training evaluation store costs titles",
     5: "results runs reports comparison search merging continual pretrain anatomy beliefs",
-    6: "plots looks plots_results plots_geometry",
+    6: "plots looks plots_results plots_geometry plots_explore plots_example",
     7: "widgets explorers lessons printing commands cli bench",
     8: "__main__",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 # what neighbours in one layer may take from each other
 NEIGHBOURS = {"lora": {"errors", "subspaces"}, "subspaces": {"errors"}, "metrics": {"errors"}, "streams": {"errors"},
-              "words": {"errors"}, "rows": {"errors", "streams"}, "theory": {"geometry"}, "runs": {"results"}, "reports": {"results"}, "anatomy": {"results"},
+              "words": {"errors"}, "rows": {"errors", "streams"}, "theory": {"geometry"}, "updates": {"geometry"}, "runs": {"results"}, "reports": {"results"}, "anatomy": {"results"},
               "comparison": {"results", "runs", "reports"}, "search": {"comparison", "reports"}, "costs": {"store"}, "plots": {"looks"}, "plots_results": {"plots", "looks"},
               "plots_geometry": {"plots", "looks"}, "plots_explore": {"plots", "plots_geometry", "looks"},
               "plots_example": {"plots", "looks"}, "beliefs": {"results", "runs"}, "explorers": {"widgets"}, "lessons": {"widgets"}, "cli": {"commands"}, "commands": {"bench", "printing"}}
