@@ -18,7 +18,7 @@ import traitlets
 from IPython.display import display
 
 from .errors import InputError
-from .plots import Picture, png, sheet
+from .plots import Picture, quick_png, sheet
 
 WHOLE = {"description_width": "initial"}            # labels are never cut
 KEPT = 64                                           # positions of which the picture is remembered
@@ -144,7 +144,7 @@ class Explorer:
         stills = [draw(**start | chosen) for chosen in static]
         words = [", ".join(f"{label}: {_said(controls[name], (start | chosen)[name])}" for label, name in names.items())
                  for chosen in static]
-        self.still = png(sheet([(f"{word}. {sentence}", figure) for word, (figure, sentence) in zip(words, stills)]))
+        self.still = sheet([(f"{word}. {sentence}", figure) for word, (figure, sentence) in zip(words, stills)])
         self.words = " | ".join(f"{word}. {sentence}" for word, (_, sentence) in zip(words, stills))
         self.redraw()
         for control in self.controls.values():
@@ -198,7 +198,7 @@ def explore(draw: Callable[..., tuple[Picture, str]], controls: Mapping[str, Any
 
 
 def _bytes(figure: Picture, sentence: str) -> tuple[bytes, str]:
-    return png(figure), sentence
+    return quick_png(figure), sentence
 
 
 def _said(spec, value) -> str:
