@@ -1,3 +1,5 @@
+from base64 import b64decode
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -180,3 +182,20 @@ def test_nothing_leaves_the_page_and_a_notebook_shows_it_once():
         assert all(axis.get_tightbbox().y1 <= heads[1].y0 for axis in figure.axes)
     import matplotlib.pyplot
     assert not matplotlib.pyplot.get_fignums()
+
+
+def test_the_alt_text_of_a_shown_figure_is_its_title_and_subtitle():
+    from IPython.core.formatters import DisplayFormatter
+    long = "A title that is so long that it goes over one line, indeed over two or three of them, is still told in one."
+    figure = plots.matrix_heatmap(matrix([[90]], ["yelp"]), title=long)
+    shown, about = DisplayFormatter().format(figure)
+    assert shown["text/plain"] == about["image/png"]["alt"] == f"{long} {subtitle(figure)}" and "\n" in figure.texts[0].get_text()
+    assert b64decode(shown["image/png"]).startswith(b"\x89PNG")
+
+
+def test_a_page_made_of_a_notebook_carries_the_alt_text():
+    nbconvert, nbformat = pytest.importorskip("nbconvert"), pytest.importorskip("nbformat")
+    data, about = plots.matrix_heatmap(matrix([[90]], ["yelp"]), title="Is yelp < amazon?")._repr_mimebundle_()
+    cell = nbformat.v4.new_code_cell(outputs=[nbformat.v4.new_output("display_data", data, metadata=about)])
+    page, _ = nbconvert.HTMLExporter(template_name="classic").from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+    assert 'alt="Is yelp &lt; amazon? Right answers in %' in page
