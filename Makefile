@@ -2,6 +2,8 @@
 # make test       the tests, with what they need
 # make lab        JupyterLab on the notebooks
 # make notebooks  build and execute the notebooks that are not fresh
+# make bundle     pack kit, bases, notebooks and committed runs into dist/mbf-kit.zip, to upload or to open offline
+# make colab-check  the notebooks and figures under Colab's own versions (constraints-colab.txt), in a .venv-colab
 # make figures    re-make the tables and figures of figures/ from their runs
 # make clean      remove .venv and caches
 # Another Python: make PY=python3.12 demo.   Options of the command: make demo ARGS="--help"
@@ -10,7 +12,7 @@ PY ?= python3
 PIP = .venv/bin/python -m pip install -c constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lab notebooks figures clean
+.PHONY: demo test lab notebooks bundle colab-check figures clean
 
 demo: .venv/demo.stamp
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/mbf demo $(ARGS)
@@ -24,11 +26,18 @@ lab: .venv/all.stamp
 notebooks: .venv/all.stamp
 	.venv/bin/python notebooks/build.py $(ARGS)
 
+bundle:
+	$(PY) notebooks/bundle.py $(ARGS)
+
+colab-check: .venv-colab/all.stamp
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 MBF_FAST=1 .venv-colab/bin/python -m pytest -n 2 -k "from_its_source or not notebooks" \
+		tests/test_notebooks.py tests/test_lessons.py $(wildcard tests/test_plots*.py tests/test_widgets*.py) $(ARGS)
+
 figures: .venv/all.stamp
 	bash figures/make.sh
 
 clean:
-	rm -rf .venv .pytest_cache build *.egg-info
+	rm -rf .venv .venv-colab .pytest_cache build dist *.egg-info
 	find mbf_utils notebooks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 	find notebooks -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
 
@@ -45,3 +54,8 @@ clean:
 	@echo "Installing into .venv: about 2 to 3 minutes and 2 GB."
 	$(PIP) -e ".[notebooks,test]"
 	@touch $@ .venv/demo.stamp
+
+.venv-colab/all.stamp: pyproject.toml constraints-colab.txt
+	$(PY) -m venv .venv-colab
+	.venv-colab/bin/python -m pip install -c constraints-colab.txt -e ".[test]" ipywidgets ipykernel
+	@touch $@
