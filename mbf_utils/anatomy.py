@@ -65,10 +65,10 @@ def method_of(run: Run) -> Method:
         for key, value in config.items() if key not in ("name", "class")})
 
 
-def task_of(run: Run, i: int) -> Task:
-    """Task i (from 1) as the run's method met it, without its rows."""
+def task_of(run: Run, i: int, lora: Lora) -> Task:
+    """Task i (from 1) as the run's method met it, without its rows; lora: any of the run's adapters, for the modules' widths."""
     settings = run.config["settings"]
-    sites = {path: (pair.A.shape[1], pair.B.shape[0]) for path, pair in run.lora(i, "tuned").items()}
+    sites = {path: (pair.A.shape[1], pair.B.shape[0]) for path, pair in lora.items()}
     return Task(i, run.names[i - 1], [], settings["rank"], settings["alpha"] / settings["rank"], sites, run.config["seed"], len(run.names))
 
 
@@ -79,7 +79,7 @@ def starts(run: Run) -> list[Lora]:
     if method.card.looks or method.card.old_data:
         raise InputError(f"expected a method that chooses its start without rows, found {method.card.title}")
     for i, tuned in enumerate(adapters(run, "tuned"), 1):
-        task = task_of(run, i)
+        task = task_of(run, i, tuned)
         found.append(method.start(task).lora)
         method.finish(tuned, task)
     return found
