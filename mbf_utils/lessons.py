@@ -11,7 +11,8 @@ import torch
 
 from . import __version__
 from .errors import InputError
-from .reports import scores_of, seed_scores
+from .plots import Picture, comparison
+from .reports import gather, pooled, scores_of, seed_scores
 from .results import Run
 
 ROOT = Path(__file__).resolve().parent.parent       # the repository, or the unpacked bundle
@@ -64,6 +65,20 @@ def _read(name: str) -> pd.DataFrame:
     if not file.is_file():
         raise InputError(f"expected the scores of a comparison in {file.parent.name}/{file.name}, found no such file")
     return pd.read_csv(file, dtype={column: str for column in ("setting", "order", "rank", "rank_options")})
+
+
+def pool(folder: str | Path, value: str = "AA_options") -> tuple[Picture, pd.DataFrame]:
+    """A class's runs, of other seeds and other orders, in one figure with spread, and its table (reports.pooled).
+
+    folder: the runs lie anywhere below it, a folder a student for instance. What is not finished is left out and named.
+    """
+    runs, unfinished = gather(folder)
+    orders = sorted({run.config["stream"]["order"] for run in runs})
+    print(f"{len(runs)} runs, {len({run.config['seed'] for run in runs})} seeds, order {' and '.join(orders)}"
+          + "".join(f"; not finished: {path}" for path in unfinished))
+    found = pooled(runs, value)
+    counted = found.assign(title=found["title"] + " (" + found["runs"].astype(str) + ")")
+    return comparison(counted, value, over="the runs, their number in brackets"), found
 
 
 def check(answer, right, hint: str) -> str:

@@ -125,12 +125,14 @@ def matrix_heatmap(matrix: pd.DataFrame, title: str | None = None, reading: str 
     return figure
 
 
-def comparison(table: pd.DataFrame, value: str = "AA", error: str | None = None, title: str | None = None) -> Figure:
+def comparison(table: pd.DataFrame, value: str = "AA", error: str | None = None, title: str | None = None,
+               over: str = "the seeds") -> Figure:
     """One metric of several methods, the best on top: a point with its spread, small dots for the seeds. Below a line the
     reconstructed methods, below another the references and what is told the task or keeps old rows.
 
     table: columns `method`, `value`, perhaps `title`, `error` (half the bar; by default `value` + "_sd"), `scores` (a list of
-    the seeds' values) and `rank` or `rank_options`, as reports.summarise makes it. value: a key of Run.metrics().
+    the seeds' values) and `rank` or `rank_options`, as reports.summarise makes it. value: a key of Run.metrics(). over: what the
+    spread is over.
     """
     error = error or f"{value}_sd"
     if not isinstance(table, pd.DataFrame) or table.empty or not {"method", value} <= set(table.columns):
@@ -142,7 +144,7 @@ def comparison(table: pd.DataFrame, value: str = "AA", error: str | None = None,
     ranks = {"AA": "rank", "AA_options": "rank_options"}.get(value)
     name = METRICS.get(value.removesuffix("_options"), value)
     subtitle = f"Scored by {'options' if value.endswith('_options') else 'exact match'}. " if "%" in name else ""
-    subtitle += "Bars: one standard deviation over the seeds." if np.isfinite(spread).any() else "One seed: no spread."
+    subtitle += f"Bars: one standard deviation over {over}." if np.isfinite(spread).any() else "One seed: no spread."
     leads = who_leads(value, name, methods, titles, values, spread, list(table[ranks]) if ranks in table.columns else None)
     figure = canvas(WIDTH, 1.5 + (0.42 if len(table) < 16 else 0.3) * len(table), title or leads, subtitle + marked(methods))
     axis = figure.subplots()

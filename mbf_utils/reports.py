@@ -216,3 +216,52 @@ def _disparity(seeds: dict[int, dict[str, Run]]) -> dict:
             column = pd.Series(values, dtype=float)
             row |= {metric + name: column.mean(), f"{metric}{name}_sd": column.std(ddof=1)}
     return row
+
+
+def gather(folder: str | Path) -> tuple[list[Run], list[Path]]:
+    """(the finished runs, folders of the unfinished) anywhere below a folder; copies of a run count once."""
+    runs, unfinished = {}, []
+    for file in sorted(Path(folder).rglob("config.json")):
+        run = Run(file.parent)
+        if len(run.logs) < len(run.names):
+            unfinished.append(run.folder)
+        else:
+            same = {key: value for key, value in run.config.items() if key not in ("device", "versions")}
+            runs.setdefault(_hash(same), run)
+    if not runs:
+        raise InputError(f"expected finished runs below {folder}, found {len(unfinished)} unfinished and no finished one")
+    return [*runs.values()], unfinished
+
+
+def pooled(runs: list[Run], value: str = "AA_options") -> pd.DataFrame:
+    """One metric over runs of any seeds and orders of the same tasks: a row a method and setting, over all its runs.
+
+    `value` is the mean over the runs, `value`_sd the standard deviation, `scores` has every run's own; value_minus_seqlora is the
+    mean paired difference over the seeds and orders that both have, value_minus_seqlora_half half of its 95 % t-interval.
+    """
+    _expect_one_setup(runs)
+    each = pd.DataFrame([_row(run) for run in runs]).assign(order=lambda rows: rows["order"].astype(str))
+    groups = {same: rows.set_index(["seed", "order"])[value] for same, rows in each.groupby(["method", "setting"], sort=False)}
+    yardstick, found = groups.get((YARDSTICK, "")), []
+    for (method, setting), scores in sorted(groups.items(), key=lambda item: (place_of(item[0][0]), item[0][1])):
+        mean_of, half = (float("nan"),) * 2 if yardstick is None else difference(scores, yardstick)
+        found.append({"method": method, "setting": setting, "title": title_of(method, setting), "runs": len(scores),
+                      "seeds": scores.index.unique("seed").size, "orders": scores.index.unique("order").size,
+                      value: scores.mean(), f"{value}_sd": scores.std(ddof=1), "scores": scores.tolist(),
+                      f"{value}_minus_{YARDSTICK}": mean_of, f"{value}_minus_{YARDSTICK}_half": half})
+    return pd.DataFrame(found)
+
+
+def _expect_one_setup(runs: list[Run]) -> None:
+    """Runs may differ in seed, order and method only; in one order they have the same rows."""
+    seen: dict[str, tuple] = {}
+    for run in runs:
+        stream, config = run.config["stream"], run.config
+        about = {"stream": stream["name"], "tasks": sorted(run.names), "named": stream["named"],
+                 f"rows of order {stream['order']}": stream["fingerprint"], "base": config["model"]["fingerprint"],
+                 "batch": config["effective_batch"], **config["settings"]}
+        for key, mine in about.items():
+            other, where = seen.setdefault(key, (mine, run.folder))
+            if mine != other:
+                raise InputError(f"expected runs that differ in seed, order and method only, found {key} {other} in {where} and "
+                                 f"{mine} in {run.folder}: pool them apart")

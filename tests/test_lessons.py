@@ -1,10 +1,14 @@
 """The notebooks' set-up cell and the checks of their exercises."""
+import json
+import shutil
+from statistics import mean, stdev
+
 import pandas as pd
 import pytest
 import torch
 
 from mbf_utils.errors import InputError
-from mbf_utils.lessons import ROOT, check, committed, measured, scores, setup, table
+from mbf_utils.lessons import ROOT, check, committed, measured, pool, scores, setup, table
 from mbf_utils.metrics import average_accuracy
 
 
@@ -46,3 +50,57 @@ def test_measured_scores_are_the_matrices_of_the_committed_comparison():
     assert summary.loc["slao", "AA"] == pytest.approx(rows["AA"].mean(), abs=1e-3) and summary.loc["seqlora", "setting"] == ""
     with pytest.raises(InputError, match="found no such file"):
         measured("world-6")
+
+
+def hand_in(folder, name="slao", seed=0, order=None, add=0.0, **changes):
+    """A committed run as somebody else would have it: another seed, another order of the tasks, other scores, other settings."""
+    run = committed(name)
+    shutil.copytree(run.folder, folder, ignore=shutil.ignore_patterns("result", "tuned", ".lock"))
+    config = json.loads((folder / "config.json").read_text()) | {"seed": seed, "device": "another"}
+    config["settings"] |= changes
+    if order:
+        config["stream"] |= {"order": order, "tasks": config["stream"]["tasks"][::-1], "fingerprint": f"of {order}"}
+    (folder / "config.json").write_text(json.dumps(config))
+    table = pd.read_csv(folder / "matrix-options.csv", index_col=0)
+    (table + add).to_csv(folder / "matrix-options.csv")
+    return average_accuracy(run.options) + add
+
+
+def test_a_class_s_runs_make_one_figure_and_one_table(tmp_path, capsys):
+    slao = [hand_in(tmp_path / "anna" / "slao", add=1), hand_in(tmp_path / "ben" / "x" / "slao", seed=1, add=-3),
+            hand_in(tmp_path / "cleo" / "slao", order="2", add=4)]
+    sequential = [hand_in(tmp_path / "anna" / "seqlora", "seqlora"),
+                  hand_in(tmp_path / "ben" / "seqlora", "seqlora", seed=1, add=2)]
+    hand_in(tmp_path / "dora" / "a-copy-of-anna-s", add=1)
+    hand_in(tmp_path / "ed" / "slao", seed=5)
+    shutil.rmtree(tmp_path / "ed" / "slao" / "tasks" / "05-yelp")
+    figure, found = pool(tmp_path)
+    rows = found.set_index("method")
+    assert capsys.readouterr().out == f"5 runs, 2 seeds, order 1 and 2; not finished: {tmp_path / 'ed' / 'slao'}\n"
+    assert list(rows.index) == ["slao", "seqlora"] and list(rows["runs"]) == [3, 2] and list(rows["orders"]) == [2, 1]
+    assert rows["AA_options"].tolist() == pytest.approx([mean(slao), mean(sequential)])
+    assert rows["AA_options_sd"].tolist() == pytest.approx([stdev(slao), stdev(sequential)])
+    pairs = [slao[0] - sequential[0], slao[1] - sequential[1]]
+    assert rows["AA_options_minus_seqlora"]["slao"] == pytest.approx(mean(pairs))
+    assert rows["AA_options_minus_seqlora_half"]["slao"] == pytest.approx(12.706 * stdev(pairs) / 2 ** 0.5, rel=1e-4)
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert labels[0] == "SLAO (3)" and "(2)" in labels[1] and "over the runs" in figure.alt
+
+
+@pytest.mark.parametrize("change, told", [({"lr": 0.1}, "lr 0.005 in .*anna and 0.1 in .*ben"), ({"rank": 4}, "rank 8 in")])
+def test_runs_that_differ_in_more_are_not_pooled(tmp_path, change, told):
+    hand_in(tmp_path / "anna")
+    hand_in(tmp_path / "ben", seed=1, **change)
+    with pytest.raises(InputError, match=f"found {told}"):
+        pool(tmp_path)
+
+
+def test_a_folder_without_a_finished_run_is_told(tmp_path):
+    with pytest.raises(InputError, match="found 0 unfinished and no finished one"):
+        pool(tmp_path)
+
+
+def test_the_committed_runs_pool_to_themselves():
+    _, found = pool(ROOT / "notebooks" / "runs", "AA")
+    for method, AA in zip(found["method"], found["AA"]):
+        assert AA == pytest.approx(committed(method).metrics()["AA"])
