@@ -1,6 +1,7 @@
 # Chooses the methods' settings on the development rows of another world (data seed 7), four settings a method, one seed.
 # Writes figures/choice-METHOD.csv and mbf_utils/chosen.json, which `mbf compare` uses. About 40 CPU-minutes; runs are kept in
-# runs/search, so a second call goes on where the first stopped. A row METHODS has beside its class is a variant, not searched.
+# runs/search, so a second call goes on where the first stopped. A row METHODS has beside its class is a variant, not
+# searched; nor is a budget, of which more is better (replay's rows, K-Merge's slots).
 set -e
 cd "$(dirname "$0")/.."
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
@@ -9,7 +10,6 @@ try() { .venv/bin/mbf search world-5 --order 1 --workers "${WORKERS:-2}" --metho
 try olora lambda1=0.02,0.1,0.5,2
 try ewc lam=0.1,1,10,100
 try lwf lam=0.3,1,3,10
-try replay share=0.01,0.02,0.05,0.1
 try nlora lam=0.0001,0.001,0.01,0.1
 try inflora eps_start=0.5,0.8,0.95,0.99
 try keeplora weight_energy=0.1,0.2,0.4,0.6
@@ -35,7 +35,6 @@ try magmax weight=0.5,0.7,0.85,1
 try knots weight=0.5,1,1.5,2
 try lora_lego weight=0.5,1,1.5,2
 try opcm alpha=0.1,0.3,0.5,0.9
-try k_merge slots=1,2,3,4
 try p_and_m e=0.1,0.3,0.5,0.8
 try lori density=0.1,0.2,0.3,0.5
 try c_lora lam=0.01,0.1,1,10
