@@ -190,7 +190,7 @@ def hundred() -> list[str]:
 
 
 # ---- from rows to tasks
-def _task(name: str, design: Design, pairs: list, sizes: tuple[int, int, int], limit: int | None, named: bool) -> TaskData:
+def framed(name: str, design: Design, pairs: list, sizes: tuple[int, int, int], limit: int | None, named: bool) -> TaskData:
     """Cut the rows into train, dev and test and put the frame around each text."""
     words_of_name = " ".join(name.partition("-")[0]) if name[1:2].isdigit() else name      # v17-again is written "v 1 7"
     frame = (f"task : {design.kind} . dataset : {words_of_name} . " if named else "") + design.instruction + " "
@@ -204,7 +204,7 @@ def _task(name: str, design: Design, pairs: list, sizes: tuple[int, int, int], l
 def _made(name: str, seed: int, limit: int | None, named: bool) -> TaskData:
     if name in TASKS:
         pairs = rows(TASKS[name], f"{seed} {name}", TRAIN + DEV + TEST)
-        return _task(name, TASKS[name], pairs, (TRAIN, DEV, TEST), limit, named)
+        return framed(name, TASKS[name], pairs, (TRAIN, DEV, TEST), limit, named)
     first, _, returned = name.partition("-")
     design = variant(int(first[1:]), seed)
     pairs = rows(design, f"{seed} {first}", sum(SHORT))
@@ -212,7 +212,7 @@ def _made(name: str, seed: int, limit: int | None, named: bool) -> TaskData:
         answers = list(design.answers)
         moved = dict(zip(answers, answers[1:] + answers[:1]))
         pairs = [(text, moved[answer]) for text, answer in pairs]
-    return _task(name, design, pairs, SHORT, limit, named)
+    return framed(name, design, pairs, SHORT, limit, named)
 
 
 def _check_limit(limit) -> None:
@@ -264,8 +264,8 @@ def alike_pair(likeness: float, seed: int = 0, limit: int | None = None, named: 
     kept = Writer(f"{seed} alike").some(answers, 10)[:round(10 * likeness)]
     second = {answer: answer if answer in kept else after for answer, after in zip(answers, answers[1:] + answers[:1])}
     pairs = rows(design, f"{seed} alike", TRAIN + DEV + TEST)
-    tasks = (_task("first", design, pairs, (TRAIN, DEV, TEST), limit, named),
-             _task("second", design, [(text, second[answer]) for text, answer in pairs], (TRAIN, DEV, TEST), limit, named))
+    tasks = (framed("first", design, pairs, (TRAIN, DEV, TEST), limit, named),
+             framed("second", design, [(text, second[answer]) for text, answer in pairs], (TRAIN, DEV, TEST), limit, named))
     return Stream("alike", f"{likeness:g}", tasks, general())
 
 

@@ -13,8 +13,8 @@ LAYERS = {
     2: "sources models method settings documents",
     3: "methods probe",
     4: "training evaluation store costs titles",
-    5: "results runs reports comparison search merging continual pretrain anatomy beliefs remerge",
-    6: "plots looks plots_results plots_geometry plots_explore plots_example",
+    5: "results runs reports comparison search merging continual pretrain anatomy lives contract beliefs remerge similarity",
+    6: "plots looks plots_results plots_geometry plots_pairs plots_explore plots_example",
     7: "widgets explorers lessons printing commands cli bench",
     8: "__main__",
 }
@@ -22,10 +22,9 @@ LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split(
 # what neighbours in one layer may take from each other
 NEIGHBOURS = {"lora": {"errors", "subspaces"}, "subspaces": {"errors"}, "metrics": {"errors"}, "streams": {"errors"},
               "words": {"errors"}, "rows": {"errors", "streams"}, "theory": {"geometry"}, "updates": {"geometry"}, "runs": {"results"}, "reports": {"results"}, "anatomy": {"results"},
-              "contract": {"lives"},
               "comparison": {"results", "runs", "reports"}, "search": {"comparison", "reports"}, "costs": {"store"}, "plots": {"looks"}, "plots_results": {"plots", "looks"},
-              "plots_geometry": {"plots", "looks"}, "plots_explore": {"plots", "plots_geometry", "looks"},
-              "plots_example": {"plots", "looks"}, "beliefs": {"results", "runs"}, "remerge": {"results", "runs", "anatomy"}, "explorers": {"widgets"}, "lessons": {"widgets"}, "cli": {"commands"}, "commands": {"bench", "printing"}}
+              "plots_geometry": {"plots", "looks"}, "plots_explore": {"plots", "plots_geometry", "looks"}, "plots_pairs": {"plots", "plots_geometry", "looks"},
+              "plots_example": {"plots", "looks"}, "contract": {"lives"}, "beliefs": {"results", "runs"}, "remerge": {"results", "runs", "anatomy"}, "explorers": {"widgets"}, "lessons": {"widgets"}, "cli": {"commands"}, "commands": {"bench", "printing"}}
 ONLY_IN = {"peft": {"adapters"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
 
 FILES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
