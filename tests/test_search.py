@@ -78,7 +78,7 @@ def test_the_command_writes_what_was_tried_and_what_was_chosen(tmp_path, capsys,
 
 def test_a_whole_number_stays_one_where_the_method_s_own_is_one():
     from dataclasses import fields
-    from mbf_utils.cli import _fields
+    from mbf_utils.commands import _fields
     from mbf_utils.methods import METHODS
     whole = next((name, field.name) for name, make in METHODS.items() for field in fields(make()) if type(getattr(make(), field.name)) is int)
     assert repr(_fields([f"{whole[1]}=8"], whole[0])) == repr({whole[1]: 8})
