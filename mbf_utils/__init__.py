@@ -15,7 +15,7 @@ _FACE = {
     "merge_adapters": "merging", "make_base": "pretrain",
     "InputError": "errors",
 }
-_MODULES = ("adapters", "anatomy", "beliefs", "comparison", "contract", "evaluation", "explorers", "folders", "geometry", "lessons", "lora", "merging", "method", "methods", "metrics",
+_MODULES = ("adapters", "anatomy", "beliefs", "comparison", "contract", "evaluation", "explorers", "explorers_tasks", "folders", "geometry", "lessons", "lora", "merging", "method", "methods", "metrics",
             "models", "plots", "plots_example", "plots_explore", "plots_geometry", "plots_merge", "plots_pairs", "plots_results", "plots_views", "pretrain", "probe", "published", "remerge", "reports", "results", "rows", "runs", "search", "settings", "similarity", "sources", "store", "streams", "subspaces", "tables",
             "text", "theory", "titles", "training", "updates", "widgets", "world")
 __all__ = [*_FACE, *_MODULES]

@@ -16,8 +16,9 @@ NEW, OWN = "merged anew", "as the run merged"
 GREY = "#B5B5B5"
 
 
-def merged_anew(table: pd.DataFrame, weights: pd.DataFrame, how: str, title: str | None = None) -> Picture:
-    """Does another merge of the same training keep more? table: Remerge.table; weights: remerge.weights; how: the merge in words.
+def merged_anew(table: pd.DataFrame, weights: pd.DataFrame, how: str, trained: str, title: str | None = None) -> Picture:
+    """Does another merge of the same training keep more? table: Remerge.table; weights: remerge.weights; how: the merge in words;
+    trained: what each task's training started from.
 
     Left both readings, a pair of bars a task and one for their mean; right the weight of each task's factor in the merged one.
     """
@@ -25,8 +26,8 @@ def merged_anew(table: pd.DataFrame, weights: pd.DataFrame, how: str, title: str
     tasks = list(table.task[(table.reading == readings[0]) & (table.task != "mean")])
     rows = sorted(table.rows[table.task != "mean"].unique())
     figure = canvas(WIDTH, 4.0, title or what_it_gives(table, how),
-                    f"The first {' or '.join(map(str, rows))} test rows of each task; bars: 95 % interval of a single score, and of the mean's "
-                    f"difference to the run's own. Right: closed form of the schedule.", lines=2)
+                    f"Each task trained from {trained}; asked on its first {' or '.join(map(str, rows))} test rows. Bars: 95 % interval of a "
+                    "score; of the mean, that of its difference to the run's own. Right: the schedule's closed form.", lines=2)
     *left, right = figure.subplots(1, 3, width_ratios=(4, 4, 3))
     for axis, reading in zip(left, readings):
         some = table[table.reading == reading]
@@ -75,21 +76,24 @@ def what_it_gives(table: pd.DataFrame, how: str) -> str:
 
 
 def _against(row) -> str:
-    words = f"{row.difference:+.1f}".replace("-", "−")
-    return words if abs(row.difference) > row.half else f"{words} (within the error)"
+    return _signed(row) if abs(row.difference) > row.half else f"{_signed(row)} (within the error)"
 
 
-def merged_anew_in_words(table: pd.DataFrame, weights: pd.DataFrame, how: str, merge: str) -> str:
+def _signed(row) -> str:
+    return f"{row.difference:+.1f}".replace("-", "−")
+
+
+def merged_anew_in_words(table: pd.DataFrame, weights: pd.DataFrame, how: str, merge: str, trained: str) -> str:
     """The numbers of `merged_anew`."""
     means = [row for row in table[table.task == "mean"].itertuples()]
-    found = "; ".join(f"by {row.reading} {row.value:.1f} % (the run itself {row.own:.1f}, difference {row.difference:+.1f} ± {row.half:.1f})"
-                      for row in means).replace("+-", "-")
+    found = "; ".join(f"by {row.reading} {row.value:.1f} % (the run itself {row.own:.1f}, difference {_signed(row)} ± {row.half:.1f})"
+                      for row in means)
     tasks = ", ".join(f"{row.task} {row.value:.0f} ({row.own:.0f})" for row in
                       table[(table.task != "mean") & (table.reading == means[0].reading)].itertuples())
     weighed = "; ".join(f"{factor}: {', '.join(f'{w:.2f}' for w in line.weight)}" for factor, line in weights.groupby("factor")
                         if factor in merge) or "none is merged, so the last task's count alone"
     return (f"{how}, mean of {sum(table.task != 'mean') // len(means)} tasks, {means[0].rows} rows: {found}. By {means[0].reading} {tasks}. "
-            f"Weights of the tasks, first to last: {weighed}.")
+            f"Weights of the tasks, first to last: {weighed}. Each task trained from {trained}.")
 
 
 def _plain(axis) -> None:
