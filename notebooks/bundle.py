@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP = ("LICENSE", "README.md", "pyproject.toml", "constraints.txt", "constraints-colab.txt", "environment.yml", "Makefile")
-INSIDE = {"mbf_utils": (".py", ".json", ".safetensors"), "figures": (".csv",),
+INSIDE = {"mbf_utils": (".py", ".json", ".csv", ".safetensors"), "figures": (".csv",),
           "notebooks": (".ipynb", ".py", ".md", ".csv", ".json", ".jsonl", ".safetensors")}
 DATE = (1980, 1, 1, 0, 0, 0)                            # the earliest that a zip can say
 

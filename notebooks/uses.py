@@ -20,7 +20,8 @@ def used(source: Path, root: Path) -> list[Path]:
     tree = parsed(MAGIC.sub(r"\1pass", text))
     modules = reached(named(tree) | ({"cli"} if re.search(r"!\s*mbf\b", text) else set()), package)
     code = {file: parsed(file.read_text(encoding="utf-8")) for module in modules for file in files_of(module, package)}
-    found = {*code, *(file for file in package.glob("*.json") if any(file.name in strings(other) for other in code.values()))}
+    data = [file for kind in ("*.json", "*.csv") for file in package.glob(kind)]
+    found = {*code, *(file for file in data if any(file.name in strings(other) for other in code.values()))}
     if "models" in modules:                                              # "tiny" is what every function loads by default
         found |= {file for file in (package / "bases").glob("*/*") if file.parent.name in {"tiny", *strings(tree)}}
     found |= runs_and_tables([tree, *(other for other in code.values() if calls(other) & {"committed", "measured"})], root)
@@ -57,17 +58,19 @@ def named(tree: ast.Module) -> set[str]:
 
 
 def runs_and_tables(trees: list[ast.Module], root: Path) -> set[Path]:
-    """Files of runs and tables that code names (the notebook first): beside a call of `committed` or `measured`, or by path."""
+    """Files of runs and tables that code names (the notebook first): by path, or beside a call of lessons that reads them."""
     words, called = set().union(*map(strings, trees)), set().union(*map(calls, trees))
     notebooks, figures = root / "notebooks", root / "figures"
     found = [notebooks / word for word in words if word.split("/")[0] == "runs"]
+    for pattern in {word for word in words if re.fullmatch(r"[*][^*/]+[.]csv", word)}:       # what it stands for are names too
+        words |= {name for file in figures.glob(pattern) for name in (file.name, file.name.removesuffix(pattern[1:]))}
     tables = [word for word in words if word.endswith((".csv", ".json", ".jsonl"))]
     found += [start / word for start in (root, notebooks, figures) for word in tables]
     if "committed" in called:
         runs = [folder for folder in (notebooks / "runs").glob("*") if folder.name in words]
         found += runs if runs or "committed" not in calls(trees[0]) else [notebooks / "runs"]       # by a name put together: all
-    if "measured" in called:
-        found += [figures / f"{word}-matrices.csv" for word in words if len(word) < 80]
+    for reader, ending in (("measured", "-matrices.csv"), ("scores", "-matrices.csv"), ("table", ".csv")):
+        found += [figures / f"{word}{ending}" for word in words if reader in called and len(word) < 80]
     return {file for path in found for file in (path.rglob("*") if path.is_dir() else [path])}
 
 

@@ -79,6 +79,10 @@ def repository(tmp_path_factory) -> Path:
     ("pool('runs/ours')", {"ours/tasks/1/log.json"}),
     ("measured('world-5')", {"world-5-matrices.csv"}),
     ("load_stream('world-5')", set()),
+    ("mbf.lessons.scores('world-5', 'AA')", {"world-5-matrices.csv"}),
+    ("mbf.lessons.table('other')", {"other.csv"}),
+    ("[file for file in figures.glob('*-matrices.csv')]", {"world-5-matrices.csv"}),
+    ("[mbf.lessons.table(file.name[:7]) for file in figures.glob('*-matrices.csv')]", {"world-5-matrices.csv", "world-5.csv"}),
     ("read_csv('../figures/other.csv')", {"other.csv"}),
     ("read_csv(figures / 'other.csv')", {"other.csv"}),
 ])
@@ -174,8 +178,10 @@ def test_the_bundle_is_the_same_bytes_and_holds_what_is_needed_and_no_more(tmp_p
     assert first.read_bytes() == second.read_bytes() and first.stat().st_size < 25_000_000
     with ZipFile(first) as bundle:
         names = bundle.namelist()
-    assert {"LICENSE", "mbf_utils/bases/tiny/model.safetensors", "notebooks/00_start_here.ipynb", "notebooks/runs/slao/matrix.csv",
-            "notebooks/exercises/00_start_here.ipynb", "figures/world-5-matrices.csv"} <= set(names)
+    assert {"LICENSE", "notebooks/00_start_here.ipynb", "notebooks/exercises/00_start_here.ipynb",
+            "notebooks/runs/slao/matrix.csv", "figures/world-5-matrices.csv"} <= set(names)
+    parts = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mbf_utils").rglob("*") if path.is_file()}
+    assert {name for name in parts if "__pycache__" not in name} <= set(names)
     assert len(names) == len(set(names)) and not [name for name in names if re.search(r"__pycache__|/\.|^tests|mbf-kit", name)]
 
 
