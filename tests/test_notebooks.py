@@ -8,13 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jupytext
 import pytest
+
+import mbf_utils as mbf
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 BUILT = sorted(NOTEBOOKS.glob("*.ipynb"))
 LEARNERS = sorted((NOTEBOOKS / "exercises").glob("*.ipynb"))
 SOURCES = sorted((NOTEBOOKS / "src").glob("*.py"))
+SET_UP = re.compile(r"import mbf_utils as mbf\n\nFAST = mbf\.lessons\.setup\(cpu_minutes=[\d.]+(, gpu_minutes=[\d.]+)?\)")
+MINUTES = re.compile(r"^\| device \| machine minutes \| your minutes \|\n\|---\|---:\|---:\|\n((?:\|.*\|\n?)+)", re.MULTILINE)
+LINK = re.compile(r"\]\(([^):#]+?)(?:#[^)]*)?\)")
 
 TOY = '''\
 # %% [markdown]
@@ -79,14 +85,19 @@ def toy(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
-def builder(toy):
-    sys.path.insert(0, str(toy / "notebooks"))
-    spec = importlib.util.spec_from_file_location("toy_build", toy / "notebooks" / "build.py")
+def load(folder: Path):
+    """The build script of a folder as a module."""
+    sys.path.insert(0, str(folder))
+    spec = importlib.util.spec_from_file_location("build", folder / "build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    sys.path.remove(str(toy / "notebooks"))
+    sys.path.remove(str(folder))
     return module
+
+
+@pytest.fixture(scope="module")
+def builder(toy):
+    return load(toy / "notebooks")
 
 
 def test_the_build_executes_and_cleans(toy):
@@ -170,6 +181,11 @@ def test_an_unknown_number_is_refused(toy):
 # ---- the committed notebooks
 
 
+@pytest.fixture(scope="module")
+def committed_builder():
+    return load(NOTEBOOKS)
+
+
 def test_the_notebooks_are_fresh():
     checked = build(ROOT, "--check")
     assert checked.returncode == 0, f"{checked.stderr}\nmake notebooks builds them"
@@ -204,6 +220,107 @@ def test_every_exercise_has_its_check(path):
     following = code(path)[1:] + [{"source": []}]
     for cell, after in zip(code(path), following):
         assert not tagged(cell, "solution") or "check" in source(after), source(cell)
+
+
+# ---- what every notebook has
+
+
+def read(path: Path) -> tuple[list[str], list]:
+    """(the texts of a source's markdown cells, its code cells)."""
+    found = jupytext.read(path).cells
+    return [cell.source for cell in found if cell.cell_type == "markdown"], [cell for cell in found if cell.cell_type == "code"]
+
+
+def minutes(path: Path) -> dict[str, list[str]]:
+    """The rows of the table of minutes at the top of a source: device -> [machine minutes, human minutes]."""
+    table = MINUTES.search(read(path)[0][0])
+    assert table, f"{path.name}: a table with the head | device | machine minutes | your minutes | is in the first cell"
+    rows = [[field.strip() for field in row.strip("|").split("|")] for row in table.group(1).splitlines()]
+    return {device: fields for device, *fields in rows}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_the_top_tells_goals_and_minutes_of_the_machine_and_of_the_reader(path):
+    assert "**You will be able to**" in read(path)[0][0] and read(path)[0][0].startswith("# ")
+    devices = minutes(path)
+    for device in ("laptop, CPU", "Colab, T4"):
+        (machine, human), = [fields for name, fields in devices.items() if name.startswith(device)]
+        assert re.fullmatch(r"\d+|\d+ to \d+|not measured", machine) and human.isdigit(), device
+    assert "not measured" not in next(fields[0] for name, fields in devices.items() if name.startswith("laptop, CPU"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_the_set_up_cell_is_the_same_in_all(path):
+    assert SET_UP.fullmatch(read(path)[1][0].source)
+
+
+@pytest.mark.parametrize("path", BUILT + LEARNERS, ids=lambda path: path.relative_to(NOTEBOOKS).as_posix())
+def test_the_set_up_cell_is_built_from_one_text(path, committed_builder):
+    first = source(code(path)[0])
+    assert first.startswith(committed_builder.SETUP) and SET_UP.fullmatch(first.removeprefix(committed_builder.SETUP))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_a_notebook_asks_checks_and_leads_on(path):
+    texts, codes = read(path)
+    exercises = [int(number) for text in texts for number in re.findall(r"^## Exercise (\d+):", text, re.MULTILINE)]
+    solutions = [cell for cell in codes if "solution" in cell.metadata.get("tags", [])]
+    assert exercises in ([1, 2], [1, 2, 3]) and len(solutions) >= len(exercises)
+    assert any("**Predict" in text for text in texts)
+    assert any(link.endswith(".ipynb") and Path(link).stem != path.stem for link in LINK.findall(texts[-1]))
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *NOTEBOOKS.glob("*.md")], ids=lambda path: path.stem)
+def test_links_lead_somewhere(path):
+    text = "\n".join(read(path)[0]) if path.suffix == ".py" else path.read_text(encoding="utf-8")
+    for link in LINK.findall(text):
+        made = NOTEBOOKS / "src" / f"{Path(link).stem}.py"
+        assert (made if link.endswith(".ipynb") else NOTEBOOKS / link).exists(), link
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_cells_are_short(path):
+    for cell in read(path)[1]:
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        defines = re.search(r"^(def|class) ", cell.source, re.MULTILINE)
+        assert len(lines) <= (18 if defines else 12), cell.source
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_who_does_not_wait_for_training_can_catch_up(path):
+    texts, codes = read(path)
+    trains = [cell for cell in codes if re.search(r"\b(run_stream|walk_stream|compare)\(", cell.source)
+              and not {"solution", "skip-execution", "raises-exception"} & {*cell.metadata.get("tags", [])}]
+    stored = [cell for cell in codes if re.search(r"\b(lessons\.(committed|measured|table)|read_csv)\(", cell.source)]
+    assert not trains or stored or path.stem == "11_real_models"         # there: two tasks, 400 rows each, two seconds
+
+
+@pytest.mark.parametrize("path", BUILT, ids=lambda path: path.stem)
+def test_pictures_have_a_text_for_who_does_not_see_them(path):
+    pictures = [output for cell in code(path) for output in cell["outputs"] if "image/png" in output.get("data", {})]
+    assert pictures
+    for output in pictures:
+        assert len(output["metadata"].get("image/png", {}).get("alt", "")) > 20
+
+
+def test_the_row_of_notebooks_is_the_table_of_the_readme():
+    text = (NOTEBOOKS / "README.md").read_text(encoding="utf-8")
+    rows = [[field.strip() for field in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| [")]
+    assert [name for name, *_ in rows] == [f"[{path.stem}]({path.stem}.ipynb)" for path in SOURCES]
+    for path, (_, question, human, machine, _) in zip(SOURCES, rows):
+        own = next(fields for device, fields in minutes(path).items() if device.startswith("laptop, CPU"))
+        assert question.endswith("?") and [machine, human] == own, path.stem
+    marked = [int(human) for _, _, human, _, mark in rows if mark]
+    assert len(marked) == 5 and f"The marked five make a short workshop of {sum(marked)} minutes" in text
+
+
+def test_every_letter_leads_to_code():
+    names = set(re.findall(r"`mbf\.([\w.]+)`", (NOTEBOOKS / "symbols.md").read_text(encoding="utf-8")))
+    assert len(names) > 25
+    for name in names:
+        place = mbf
+        for part in name.split("."):
+            place = getattr(place, part)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)

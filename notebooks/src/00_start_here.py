@@ -10,14 +10,15 @@
 # the first task while the later ones are learned, once with plain fine-tuning (*sequential LoRA*) and once with **SLAO**,
 # from *Merge before Forget* (Qiao and Mahdavi, ICLR 2026, [arXiv 2512.23017](https://arxiv.org/abs/2512.23017)).
 #
-# | device | minutes |
-# |---|---|
-# | laptop, CPU | 1 to 2 |
-# | Colab, any runtime | 1 to 2 |
+# | device | machine minutes | your minutes |
+# |---|---:|---:|
+# | laptop, CPU | 1 to 2 | 25 |
+# | Colab, T4 | not measured | 25 |
 #
 # **You will be able to** say what catastrophic forgetting is, read a forgetting curve, and name the three steps of SLAO.
 #
-# One click does it all: *Run > Run All Cells*. Nothing is fetched from the network.
+# One click does it all: *Run > Run All Cells*. Nothing is installed. The letters are explained in [symbols](symbols.md); the
+# other notebooks, and which five make a short workshop, are listed in the [row of notebooks](README.md).
 
 # %%
 import mbf_utils as mbf
@@ -39,12 +40,20 @@ for task in stream:
 # %% [markdown]
 # ## What does plain fine-tuning do?
 #
-# One LoRA is trained on the five tasks in turn. Row *i* of the table is measured after task *i*, column *j* is task *j*:
-# exact match in percent.
+# One LoRA is trained on the five tasks in turn. **Predict:** after the fifth task, how many of a hundred questions of the first
+# task does it still answer right?
+#
+# Row *i* of the table is measured after task *i*, column *j* is task *j*: exact match in percent.
 
 # %%
 sequential = mbf.run_stream(stream, method="seqlora")
 sequential.matrix.style.format("{:.0f}", na_rep="")
+
+# %% [markdown]
+# *Catch up:* this cell, run in its place, loads the same run without the training.
+
+# %% tags=["skip-execution"]
+sequential = mbf.lessons.committed("seqlora")
 
 # %% [markdown]
 # ## What does SLAO do?
@@ -56,11 +65,18 @@ sequential.matrix.style.format("{:.0f}", na_rep="")
 # 2. **replace** the merged $A$ by the new one;
 # 3. **merge** $B$: $\;B_{merge} \leftarrow B_{merge} + \frac{1}{\sqrt{i}}\,(B_i - B_{merge})$.
 #
-# There is one adapter at the end, however many tasks there were, and no task id is needed to use it.
+# There is one adapter at the end, however many tasks there were, and no task id is needed to use it. **Predict:** which column
+# gains most over the table above?
 
 # %%
 slao = mbf.run_stream(stream, method="slao")
 slao.matrix.style.format("{:.0f}", na_rep="")
+
+# %% [markdown]
+# *Catch up*, without the training:
+
+# %% tags=["skip-execution"]
+slao = mbf.lessons.committed("slao")
 
 # %% [markdown]
 # ## How much of each task is left?
@@ -84,7 +100,8 @@ mbf.plots.forgetting_curves({"seqlora": sequential.options, "slao": slao.options
 # ## The same in four numbers
 #
 # **AA** is the mean over tasks after the last one; **BWT** is what the later tasks changed in the earlier ones (negative:
-# forgetting). One run of one seed: a difference of a few points means nothing here. The README shows several seeds.
+# forgetting). One run of one seed: a difference of a few points means nothing here. [06_the_field](06_the_field.ipynb) has
+# several seeds, and other methods.
 
 # %%
 import pandas as pd
@@ -102,6 +119,21 @@ answer = slao.matrix.iloc[0, 0] - slao.matrix.iloc[-1, 0]
 
 # %%
 mbf.lessons.check(answer, slao.matrix.iloc[0, 0] - slao.matrix.iloc[-1, 0], "column 0, first row minus last row")
+
+# %% [markdown]
+# ## Exercise 2: how much of it is only words?
+#
+# From `slao.matrix` and `slao.options`: the points that the first task lost by exact match, less the points that it lost by the
+# best of its labels. These are right topics under wrong words.
+
+# %% tags=["solution"]
+exact = slao.matrix.iloc[0, 0] - slao.matrix.iloc[-1, 0]
+labels = slao.options.iloc[0, 0] - slao.options.iloc[-1, 0]
+answer = exact - labels
+
+# %%
+lost = [R.iloc[0, 0] - R.iloc[-1, 0] for R in (slao.matrix, slao.options)]
+mbf.lessons.check(answer, lost[0] - lost[1], "the same difference as in exercise 1, once in each table, then one less the other")
 
 # %% [markdown]
 # ## Summary

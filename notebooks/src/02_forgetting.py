@@ -8,10 +8,10 @@
 #
 # Five tasks, learned in turn by one LoRA. After each we stop and look: the matrix grows by a row, and the first task goes.
 #
-# | device | minutes |
-# |---|---|
-# | laptop, CPU | 1 to 2 |
-# | Colab, any runtime | 1 to 2 |
+# | device | machine minutes | your minutes |
+# |---|---:|---:|
+# | laptop, CPU | 1 to 2 | 35 |
+# | Colab, T4 | not measured | 35 |
 #
 # **You will be able to** read the accuracy matrix $R$, compute AA and BWT from it by hand, and say *what* is forgotten: the
 # knowledge or the words.
@@ -55,7 +55,7 @@ mbf.plots.matrix_heatmap(run.matrix)
 # %% [markdown]
 # ## Task 2: what happens to task 1?
 #
-# The same LoRA goes on with `amazon`. Column 1 of row 2 says what is left of `dbpedia`.
+# The same LoRA goes on with `amazon`. **Predict:** how much of `dbpedia` is left? Column 1 of row 2 says it.
 
 # %%
 run = next(walk)
@@ -101,11 +101,17 @@ mbf.plots.matrix_heatmap(run.matrix)
 # %% [markdown]
 # ## Task 5: an old friend
 #
-# `yelp` has the same labels as `amazon`. Look at `amazon`'s column: a task can come back without being trained.
+# `yelp` has the same labels as `amazon`. **Predict:** what does that do to `amazon`, which is not trained again? Look at its column.
 
 # %%
 run = next(walk)
 mbf.plots.matrix_heatmap(run.matrix)
+
+# %% [markdown]
+# *Catch up:* this cell, run in the place of all that trained, loads the same run. `run.matrix.iloc[:2]` is its table after two tasks.
+
+# %% tags=["skip-execution"]
+run = mbf.lessons.committed("seqlora")
 
 # %% [markdown]
 # ## Watch the first task go
@@ -142,15 +148,19 @@ mbf.lessons.check(transfer, mbf.metrics.backward_transfer(run.matrix), "four dif
 # ## Does naming the task help?
 #
 # The field's prompts begin with the name of the data set, so the task's identity is in the prompt. In principle a model could
-# use it to keep the tasks apart. Does it? The same walk with names:
+# use it to keep the tasks apart. **Predict:** does it? The same walk with names:
 
 # %%
 named = mbf.run_stream(mbf.load_stream("world-5", limit=200 if FAST else None, named=True), method="seqlora")
 mbf.plots.forgetting_curves({"without names": run.matrix, "with names": named.matrix}, reading="exact match of sequential LoRA")
 
 # %% [markdown]
-# One run of one seed; the README shows three, and other methods.
-#
+# One run of one seed. *Catch up:* this cell has several seeds, and other methods, without the training.
+
+# %% tags=["skip-execution"]
+mbf.lessons.table("world-5-named")[["method", "seeds", "AA", "AA_sd", "BWT", "BWT_sd"]].round(1)
+
+# %% [markdown]
 # ## What did it know before?
 #
 # Beside the tasks, the loss on general text of the same world that no task contains, after each task (nats per token). The
@@ -166,7 +176,8 @@ run.general.round(2)
 #
 # - Row $i$ of $R$ is measured after task $i$; its last row gives AA, last row minus diagonal gives BWT.
 # - Forgetting has two parts: knowledge lost, and answers in another task's words. Two readings tell them apart.
-# - Tasks that share answers help each other; tasks that share questions and not answers destroy each other.
+# - A task comes back with a later one that has the same answers. One with other answers takes its words away, whether it asks
+#   the same question or not.
 # - The price is paid elsewhere too: general text gets more surprising with each task.
 #
-# Back to [00_start_here](00_start_here.ipynb) for what SLAO changes.
+# Next: [03_slao_from_scratch](03_slao_from_scratch.ipynb), where SLAO is written line by line.
