@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Callable, Mapping
 
+import pandas as pd
 import torch
 
-from . import plots_merge
+from . import plots_merge, plots_similarity
 from .anatomy import starts
 from .errors import InputError
 from .remerge import ROWS, Remerge, constant, power, weights
@@ -46,6 +47,30 @@ def merge(runs: Mapping[str, Run], rows: int | None = ROWS, stream: Stream | Non
     return explore(draw, {"merge": MERGED, "schedule": SCHEDULES, "p": Slide("p, or the constant", 0, 2, 0.05, 0.5),
                           "training": Choice("tasks start from", trainings, first), "after": Steps("after task", 1, T, T)},
                    static=[{}, {"merge": "AB", "schedule": "mean"}])
+
+
+def likeness(table: pd.DataFrame) -> Explorer:
+    """What does it cost the first of two tasks that the second is unlike it, and how do their updates lie?
+
+    table: figures/similarity.csv, with the columns of similarity.learn_pairs and control, rank, named and seed."""
+    some = table[table.control == "agreement"]
+    if some.empty:
+        raise InputError("expected rows of control agreement, as figures/similarity.py makes them, found none")
+    places, ranks = sorted(some.pair.astype(float).unique()), sorted(some["rank"].unique())
+    step = min((b - a for a, b in zip(places, places[1:])), default=1.0)
+    most = some["rank"].value_counts().idxmax()
+
+    named = bool(some[some["rank"] == most].named.mode().max())
+
+    def draw(at, rank=int(most), named=named):
+        return plots_similarity.likeness(table, at, rank, named), plots_similarity.likeness_in_words(table, at, rank, named)
+
+    controls = {"at": Slide("likeness", places[0], places[-1], round(step, 6), places[0])}
+    if len(ranks) > 1:
+        controls["rank"] = Choice("rank", [(str(rank), int(rank)) for rank in ranks], int(most))
+    if some.named.nunique() > 1:
+        controls["named"] = Buttons("prompts name their task", [("yes", True), ("no", False)], named)
+    return explore(draw, controls, static=[{}, {"at": places[-2]}])
 
 
 def schedule_of(name: str, p: float) -> tuple[Callable[[int], float], str]:
