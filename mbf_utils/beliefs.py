@@ -18,6 +18,7 @@ from .models import load_model
 from .results import Run
 from .runs import fingerprint
 from .streams import Example, Stream, TaskData
+from .text import token_ids
 from .titles import card_of
 
 MOMENTS = 13                                            # at most so many adapters answer; of longer runs every nth
@@ -63,13 +64,14 @@ class Beliefs:
         for moment, lora in self.loras.items():
             self.adapted.wear(lora)
             (right,), (scores,) = label_scores(self.adapted.model, self.tokenizer, [example], data.labels, most)
-            wrote, = generate(self.adapted.model, self.tokenizer, [example], most, max_new_tokens=self._length(data))
+            wrote, = generate(self.adapted.model, self.tokenizer, [example], most, max_new_tokens=self._length())
             rows += [(moment, option, math.exp(score), wrote, right) for option, score in scores.items()]
         return pd.DataFrame(rows, columns=["after", "option", "probability", "wrote", "right"])
 
-    def _length(self, data: TaskData) -> int:
+    def _length(self) -> int:
         """Tokens that the longest option of the whole stream needs, its end included."""
-        return max(len(self.tokenizer(" " + label, add_special_tokens=False)["input_ids"]) for task in self.stream for label in task.labels) + 1
+        labels = [" " + label for other in self.stream for label in other.labels]
+        return max(len(ids) for ids in token_ids(self.tokenizer, labels)) + 1
 
 
 def _nothing(lora: Lora) -> Lora:

@@ -5,6 +5,7 @@ What costs time (reading adapters, loading a base) is done when an explorer is m
 from __future__ import annotations
 
 import re
+from collections import Counter
 from functools import lru_cache
 from typing import Mapping, Sequence
 
@@ -30,6 +31,7 @@ def forgetting(readings: Mapping[str, Mapping], at_first: Sequence[str] = FIRST)
     readings: what was asked ("exact match", "best of the task's labels") -> {method: matrix or list of matrices, one a seed}, as
     `lessons.measured` gives them; all of the same tasks. at_first: the methods that are on, of those that are there.
     """
+    readings = {reading: _without_settings(matrices) for reading, matrices in readings.items()}
     tasks = [read_scores(matrices)[0] for matrices in readings.values()]
     if not tasks or any(names != tasks[0] for names in tasks):
         raise InputError("expected readings of the same tasks, found others or none")
@@ -42,7 +44,8 @@ def forgetting(readings: Mapping[str, Mapping], at_first: Sequence[str] = FIRST)
             raise InputError("expected at least one method, found none: tick one")
         return (plots_explore.forgetting(chosen, after, reading=reading), plots_explore.forgetting_in_words(chosen, after))
 
-    return explore(draw, {"after": Steps("tasks learned", 1, T, T), "reading": Buttons("scored by", list(readings), list(readings)[0]),
+    return explore(draw, {"after": Steps("tasks learned", 1, T, T),
+                          "reading": Buttons("scored by", list(readings), list(readings)[0]),
                           "methods": Several("methods", [(title_of(method), method) for method in methods], tuple(on), AT_ONCE)},
                    static=[{"after": max(1, T // 2)}, {}])
 
@@ -58,11 +61,12 @@ def subspaces(runs: Sequence[Run]) -> Explorer:
         path, names = _path(places, layer, module), runs[run].names
         loras = [{path: lora[path]} for lora in read(run, which)]
         found, angles = geometry.overlap(loras), geometry.angles(loras[i - 1], loras[j - 1])
-        words = plots_explore.subspaces_in_words(found, angles, i, j, factor, names, _place(layer, module))
-        return plots_explore.subspaces(found, angles, i, j, factor, names), words
+        about = (found, angles, i, j, factor, names, f"{title_of(run)} ({_adapter(which)}), {_place(layer, module)}")
+        return plots_explore.subspaces(*about), plots_explore.subspaces_in_words(*about)
 
     return explore(draw, {"i": Steps("task i", 1, T, 1), "j": Steps("task j", 1, T, 2), "factor": SPACES, **_where(places),
-                          "run": _chosen(runs), "which": WHICH}, static=[{}, {"factor": "B"}])
+                          "run": _one_of("method", [(title_of(method), method) for method in runs], list(runs)[0]),
+                          "which": WHICH}, static=[{}, {"factor": "B"}])
 
 
 def spectra(runs: Sequence[Run]) -> Explorer:
@@ -79,7 +83,7 @@ def spectra(runs: Sequence[Run]) -> Explorer:
         if not methods:
             raise InputError("expected at least one method, found none: tick one")
         tables = {method: table(method, which, _path(places, layer, module)) for method in methods}
-        place = _place(layer, module)
+        place = f"Adapters {_adapter(which)}, {_place(layer, module)}"
         return plots_explore.spectra(tables, task, place), plots_explore.spectra_in_words(tables, task, place)
 
     on = tuple(runs)[:2]
@@ -106,8 +110,14 @@ def walker(run: Run, stream: Stream) -> Explorer:
                 plots_example.example_in_words(table, example.answers, after, run.names))
 
     T, rows = len(run.logs), min(len(stream[name].test) for name in names)
-    return explore(draw, {"task": Choice("task of the example", names, names[0]), "number": Steps("example", 1, rows, 1),
+    return explore(draw, {"task": _one_of("task of the example", names, names[0]), "number": Steps("example", 1, rows, 1),
                           "after": Steps("after task (0: the base)", 0, T, T)}, static=[{"after": 1}, {"after": (T + 1) // 2}])
+
+
+def _without_settings(matrices: Mapping) -> dict:
+    """"olora (lambda1=0.1)" goes by its method's name, and has its title and colour, where no other setting of it is there."""
+    count = Counter(key.partition(" (")[0] for key in matrices)
+    return {key.partition(" (")[0] if count[key.partition(" (")[0]] == 1 else key: R for key, R in matrices.items()}
 
 
 # ---- where adapters are
@@ -149,7 +159,7 @@ def places(paths: Sequence[str]) -> dict[tuple[int, str], str]:
 def _where(places: Mapping[tuple[int, str], str]) -> dict:
     layers, modules = sorted({layer for layer, _ in places}), list(dict.fromkeys(module for _, module in places))
     middle = "v_proj" if "v_proj" in modules else modules[0]
-    return {"layer": Steps("layer", layers[0], layers[-1], layers[0]), "module": Choice("module", modules, middle)}
+    return {"layer": Steps("layer", layers[0], layers[-1], layers[0]), "module": _one_of("module", modules, middle)}
 
 
 def _path(places: Mapping[tuple[int, str], str], layer: int, module: str) -> str:
@@ -159,8 +169,12 @@ def _path(places: Mapping[tuple[int, str], str], layer: int, module: str) -> str
 
 
 def _place(layer: int, module: str) -> str:
-    return f"Layer {layer}, {module}"
+    return f"layer {layer}, {module}"
 
 
-def _chosen(runs: Mapping[str, Run]) -> Choice:
-    return Choice("method", [(title_of(method), method) for method in runs], next(iter(runs)))
+def _adapter(which: str) -> str:
+    return next(words for words, value in WHICH.options if value == which)
+
+
+def _one_of(label: str, options: Sequence, value) -> Buttons | Choice:
+    return (Buttons if len(options) <= 8 else Choice)(label, options, value)

@@ -34,8 +34,9 @@ class Picture(Figure):
 
     @property
     def alt(self) -> str:
-        """Title and subtitle, the first two texts of a `canvas`, in one line."""
-        return " ".join(" ".join(text.get_text().split()) for text in self.texts[:2])
+        """Title and subtitle, the first two texts of a `canvas`, as sentences in one line."""
+        texts = [" ".join(text.get_text().split()) for text in self.texts[:2]]
+        return " ".join(text if text[-1:] in ".!?" else text + "." for text in texts)
 
     def _repr_png_(self) -> bytes:
         return png(self)
@@ -195,7 +196,7 @@ def save(figure: Figure, name: str, table: pd.DataFrame | None = None, folder: s
 
 
 def sheet(figures: Sequence[tuple[str, Figure]]) -> bytes:
-    """Finished figures one below another, each under its caption, as a light PNG: what stays of an explorer where no kernel runs."""
+    """Finished figures one below another, each under its caption, as a light PNG: what stays of an explorer without a kernel."""
     drawn = []
     for caption, figure in figures:
         whole = io.BytesIO()

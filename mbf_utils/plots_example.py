@@ -13,32 +13,35 @@ import pandas as pd
 
 from .looks import short
 from .plots import WIDTH, Picture, canvas
+from .plots_explore import FRAME
 
-SHOWN = 14                                              # options of one picture; of more, those that were likeliest at some moment
-FRAME = "#D55E00"
+SHOWN = 14                                              # options of one picture; of more, those that were likeliest once
 
 
-def example(table: pd.DataFrame, prompt: str, answers: Sequence[str], after: int, names: Sequence[str], title: str | None = None) -> Picture:
-    """Which of its options does the model believe in, task after task? table: from beliefs.Beliefs.table; answers: the right ones;
-    after: the moment that is framed; names: the tasks'."""
+def example(table: pd.DataFrame, prompt: str, answers: Sequence[str], after: int, names: Sequence[str],
+            title: str | None = None) -> Picture:
+    """Which of its options does the model believe in, task after task? table: from beliefs.Beliefs.table; answers: the right
+    ones; after: the moment that is framed; names: the tasks'."""
     shares, mass, wrote, right = _read(table)
     rows, width = _rows(shares, answers), 88 // shares.shape[1]
     note = "" if len(rows) == len(shares) else f" The {len(rows)} likeliest of {len(shares)} options."
     figure = canvas(WIDTH, 5.8, title or _what_it_believes(shares, answers, after, wrote, right),
-                    "Cells: each option's share of what all options have together, in %. Below them what they have together of the whole "
-                    f"vocabulary, and what the model writes (✓: right).{note}", lines=2)
+                    "Cells: each option's share of what all options have together, in %. Below them what they have together of the "
+                    f"whole vocabulary, and what the model writes (✓: right).{note}", lines=2)
     inches = figure.get_figheight()
     figure.set_layout_engine("none")                                 # a fixed place for everything: quick, and nothing moves
     figure.text(0.01, 5.72 / inches, _wrapped(prompt), fontsize=11, family="monospace", va="top", linespacing=1.3)
-    cells, below = (figure.add_axes((0.15, bottom / inches, 0.84, height / inches)) for bottom, height in ((1.4, 3.4), (0.6, 0.7)))
+    cells, below = (figure.add_axes((0.15, bottom / inches, 0.84, height / inches))
+                    for bottom, height in ((1.4, 3.4), (0.6, 0.7)))
     _cells(cells, 100 * shares.loc[rows].to_numpy())
     cells.set_yticks(range(len(rows)), [short(option, 24) + " ✓" * (option in answers) for option in rows])
     for column, moment in enumerate(shares):
         below.text(column, 0, _percent(mass[moment]), ha="center", va="center", fontsize=12)
-        below.text(column, 1, short(wrote[moment] or "nothing", width) + " ✓" * bool(right[moment]), ha="center", va="center", fontsize=12,
-                   fontweight="bold" if right[moment] else None)
+        answer = short(wrote[moment] or "nothing", width) + " ✓" * bool(right[moment])
+        below.text(column, 1, answer, ha="center", va="center", fontsize=11, fontweight="bold" if right[moment] else None)
     below.set_yticks([0, 1], ["all options, %", "it writes"])
-    below.set_xticks(range(shares.shape[1]), [short(f"{moment} {names[moment - 1]}", width) if moment else "base" for moment in shares])
+    below.set_xticks(range(shares.shape[1]), [short(f"{moment} {names[moment - 1]}", width) if moment else "base"
+                                              for moment in shares])
     below.set_xlabel("after task", fontsize=13)
     cells.set_xticks([])
     for axis, count in ((cells, len(rows)), (below, 2)):
@@ -46,8 +49,9 @@ def example(table: pd.DataFrame, prompt: str, answers: Sequence[str], after: int
         axis.set(xlim=(-0.55, shares.shape[1] - 0.45), ylim=(count - 0.45, -0.55))
         axis.spines[:].set_visible(False)
         if after in shares:
-            column = list(shares).index(after)
-            axis.plot(column + np.array([-.5, -.5, .5, .5, -.5]), np.array([0, count, count, 0, 0]) - 0.5, color=FRAME, linewidth=3, clip_on=False)
+            start, end = list(shares).index(after) - 0.5, list(shares).index(after) + 0.5
+            axis.plot([start, start, end, end, start], np.array([0, count, count, 0, 0]) - 0.5, color=FRAME, linewidth=3,
+                      clip_on=False)
     return figure
 
 
@@ -57,9 +61,9 @@ def example_in_words(table: pd.DataFrame, answers: Sequence[str], after: int, na
     when = f"After task {after} ({names[after - 1]})" if after else "Before the first task"
     best, share = shares[after].idxmax(), float(shares[after][shares.index.isin(list(answers))].sum())
     likeliest = "is the likeliest" if best in answers else f"the likeliest is “{best}” with {_percent(shares[after][best])} %"
-    return (f"{when} the right answer, “{', '.join(answers)}”, has {_percent(share)} % of what the {len(shares)} options have together"
-            f"{' and ' if best in answers else '; '}{likeliest}. All of them get {_percent(mass[after])} % of the probability; the model "
-            f"writes “{wrote[after]}”, which is {'right' if right[after] else 'wrong'}.")
+    return (f"{when} the right answer, “{', '.join(answers)}”, has {_percent(share)} % of what the {len(shares)} options have "
+            f"together{' and ' if best in answers else '; '}{likeliest}. All of them get {_percent(mass[after])} % of the probability; "
+            f"the model writes “{wrote[after]}”, which is {'right' if right[after] else 'wrong'}.")
 
 
 def _read(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series, pd.Series, pd.Series]:

@@ -16,6 +16,7 @@ from .plots_geometry import FACTORS, NUMBERED, SPACES
 from .titles import title_of
 
 LEARNED, LEFT = "when learned", "now"
+FRAME = "#D55E00"                                       # around what a control points at
 
 
 # ---- forgetting, step by step
@@ -27,8 +28,8 @@ def forgetting(matrices: Mapping, after: int, title: str | None = None, reading:
     """
     tasks, scores = read_scores(matrices)
     so_far = {method: _so_far(values, after) for method, values in scores.items()}
-    figure = canvas(WIDTH, 4.6, title or what_is_kept(so_far), f"Scored by {reading}; {_spread(scores)}. Left: the tasks learned so far. "
-                    f"Right: each task {LEARNED} (hollow) and {LEFT} (filled).", lines=2)
+    figure = canvas(WIDTH, 4.6, title or what_is_kept(so_far), f"Scored by {reading}; {_spread(scores)}. Left: the tasks learned "
+                    f"so far. Right: each task {LEARNED} (hollow) and {LEFT} (filled).", lines=2)
     left, right = figure.subplots(1, 2, width_ratios=(2, 3), sharey=True)
     for method, values in so_far.items():
         draw_line(left, method, values)
@@ -40,17 +41,19 @@ def forgetting(matrices: Mapping, after: int, title: str | None = None, reading:
         for place in np.flatnonzero(shown < after):
             task, x = shown[place], place + offset
             learned, now = mean[task, task], mean[after - 1, task]
+            dot = {"marker": look(method)[0], "color": colour(method), "markersize": 7, "linestyle": ""}
             right.plot([x, x], [learned, now], color=colour(method), linewidth=1.6, alpha=0.6)
-            right.plot(x, learned, marker=look(method)[0], color=colour(method), markerfacecolor="white", markersize=7, linestyle="")
-            right.plot(x, now, marker=look(method)[0], color=colour(method), markersize=7, linestyle="")
+            right.plot(x, learned, markerfacecolor="white", **dot)
+            right.plot(x, now, **dot)
     right.set_xlim(-0.6, len(shown) - 0.4)
-    right.set_xticks(range(len(shown)), [short(f"{task + 1} {tasks[task]}", 16) for task in shown], rotation=30 if len(shown) > 5 else 0,
-                     ha="right" if len(shown) > 5 else "center", rotation_mode="anchor")
+    many = len(shown) > 5
+    right.set_xticks(range(len(shown)), [short(f"{task + 1} {tasks[task]}", 16) for task in shown], rotation=30 if many else 0,
+                     ha="right" if many else "center", rotation_mode="anchor")
     for axis, words in ((left, "tasks learned"), (right, "")):
         axis.set_xlabel(words, fontsize=13)
         _plain(axis)
     left.set_ylabel("right answers (%)", fontsize=13)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", fontsize=12, frameon=False, ncols=min(len(scores), 3))
+    _legend(figure, left, len(scores))
     return figure
 
 
@@ -70,7 +73,8 @@ def forgetting_in_words(matrices: Mapping, after: int) -> str:
     most, task, name, mean = max(fell, key=lambda entry: entry[0])
     if most <= 0:
         return words + " None of them is below what it was when learned."
-    return words + (f" Most was lost of {tasks[task]} with {name}: {mean[task, task]:.1f} {LEARNED}, {mean[after - 1, task]:.1f} {LEFT}.")
+    return (f"{words} Most was lost of {tasks[task]} with {name}: {mean[task, task]:.1f} {LEARNED}, "
+            f"{mean[after - 1, task]:.1f} {LEFT}.")
 
 
 def _so_far(values: np.ndarray, after: int) -> np.ndarray:
@@ -89,17 +93,17 @@ def _points(values: np.ndarray) -> str:
 
 # ---- two tasks' subspaces
 
-def subspaces(overlap: pd.DataFrame, angles: pd.DataFrame, i: int, j: int, factor: str, names: Sequence[str],
+def subspaces(overlap: pd.DataFrame, angles: pd.DataFrame, i: int, j: int, factor: str, names: Sequence[str], place: str,
               title: str | None = None) -> Picture:
     """Do tasks i and j use the same directions of one module's factor? Left cos^2 of their principal angles, right the overlap of
     all pairs of tasks.
 
-    overlap: rows of geometry.overlap for one module. angles: geometry.angles of the two adapters there.
+    overlap: rows of geometry.overlap for one module. angles: geometry.angles of the two adapters there. place: what is compared.
     """
     value, expected = _pair(overlap, i, j, factor)
     theta = angles[angles.factor == factor].value.to_numpy()         # (k,) radians, ascending
     figure = canvas(WIDTH, 4.6, title or _what_they_share(value, expected, i, j, factor, names),
-                    "Left: 1 is a shared direction, 0 an orthogonal one; over the bars the angles in degrees. "
+                    f"{place}. Left: 1 is a shared direction, 0 an orthogonal one; over the bars the angles. "
                     "Right: the mean of such bars for every pair of tasks; the frame marks the pair on the left.", lines=2)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     steps, squares = np.arange(1, len(theta) + 1), np.cos(theta) ** 2
@@ -118,14 +122,17 @@ def subspaces(overlap: pd.DataFrame, angles: pd.DataFrame, i: int, j: int, facto
     return figure
 
 
-def subspaces_in_words(overlap: pd.DataFrame, angles: pd.DataFrame, i: int, j: int, factor: str, names: Sequence[str], place: str) -> str:
-    """The numbers of `subspaces`. place: where the module is."""
+def subspaces_in_words(overlap: pd.DataFrame, angles: pd.DataFrame, i: int, j: int, factor: str, names: Sequence[str],
+                       place: str) -> str:
+    """The numbers of `subspaces`."""
     value, expected = _pair(overlap, i, j, factor)
     theta = np.degrees(angles[angles.factor == factor].value.to_numpy())
     who = f"{place}, {SPACES[factor]}, tasks {i} ({names[i - 1]}) and {j} ({names[j - 1]}): "
     if not len(theta):
         return who + "one of them is zero there, so there is no direction to compare."
-    spread = f"{len(theta)} principal angles from {theta[0]:.0f}° to {theta[-1]:.0f}°" if len(theta) > 1 else f"one angle of {theta[0]:.0f}°"
+    spread = f"one principal angle of {theta[0]:.0f}°"
+    if len(theta) > 1:
+        spread = f"{len(theta)} principal angles from {theta[0]:.0f}° to {theta[-1]:.0f}°"
     return who + f"{spread}; overlap {value:.3f}, expected of random spaces {expected:.3f}, {value / expected:.1f} times."
 
 
@@ -152,10 +159,11 @@ def _grid(axis, overlap: pd.DataFrame, i: int, j: int) -> None:
     T = len(cells)
     axis.imshow(cells, vmin=0, vmax=1, cmap="cividis")
     for row, column in np.ndindex(cells.shape) if T <= NUMBERED else ():
-        text = f"{cells[row, column]:.2f}" if cells[row, column] == cells[row, column] else "–"
-        axis.text(column, row, text, ha="center", va="center", fontsize=12, color="black" if cells[row, column] >= 0.55 else "white")
+        value = cells[row, column]
+        axis.text(column, row, f"{value:.2f}" if value == value else "–", ha="center", va="center", fontsize=12,
+                  color="black" if value >= 0.55 else "white")
     for row, column in {(i - 1, j - 1), (j - 1, i - 1)}:
-        axis.plot(column + np.array([-.5, .5, .5, -.5, -.5]), row + np.array([-.5, -.5, .5, .5, -.5]), color="#D55E00", linewidth=3.5)
+        axis.plot(column + np.array([-.5, .5, .5, -.5, -.5]), row + np.array([-.5, -.5, .5, .5, -.5]), color=FRAME, linewidth=3.5)
     axis.set_xticks([tick - 1 for tick in ticks(T)], ticks(T))
     axis.set_yticks([tick - 1 for tick in ticks(T)], ticks(T))
     axis.tick_params(labelsize=12)
@@ -172,16 +180,16 @@ def spectra(tables: Mapping[str, pd.DataFrame], task: int, place: str, title: st
     width = max(int(table.k.max()) for table in tables.values())
     top = max(float(table.value.max()) for table in tables.values())
     T, counted = max(int(table.task.max()) for table in tables.values()), _counted(tables)
-    figure = canvas(WIDTH, 4.6, title or _who_spreads({method: line.effective[task] for method, line in counted.items()}, width, task),
-                    f"{place}. Left: singular values of s B A after task {task}; right: effective rank, the exp of the entropy of their "
-                    "shares, after every task.", lines=2)
+    effective = {method: line.effective[task] for method, line in counted.items()}
+    figure = canvas(WIDTH, 4.6, title or _who_spreads(effective, width, task), f"{place}. Left: singular values of s B A after task "
+                    f"{task}; right: effective rank, the exp of the entropy of their shares, after every task.", lines=2)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    for method, table in tables.items():
+    for size, (method, table) in zip(np.linspace(1.5, 0.8, len(tables)), tables.items()):    # equal lines are all seen
         marker, style = look(method)
-        line = table[table.task == task]
-        left.plot(line.k, line.value, color=colour(method), marker=marker, linestyle=style, linewidth=2, label=title_of(method))
-        effective = counted[method].effective
-        right.plot(effective.index, effective, color=colour(method), marker=marker, linestyle=style, linewidth=2)
+        line, over_time = table[table.task == task], counted[method].effective
+        looks = {"color": colour(method), "marker": marker, "linestyle": style, "linewidth": 2 * size, "markersize": 7 * size}
+        left.plot(line.k, line.value, label=title_of(method), **looks)
+        right.plot(over_time.index, over_time, **looks)
     right.axvline(task, color="0.6", linestyle=":", linewidth=1.5, zorder=0)
     left.set(xticks=ticks(width), ylim=(0, top * 1.05 or 1))
     right.set(xticks=ticks(T), ylim=(0, width * 1.05), xlim=(0.5, T + 0.5))
@@ -189,7 +197,7 @@ def spectra(tables: Mapping[str, pd.DataFrame], task: int, place: str, title: st
         axis.set_xlabel(x, fontsize=13)
         axis.set_ylabel(y, fontsize=13)
         _plain(axis)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", fontsize=12, frameon=False, ncols=min(len(tables), 3))
+    _legend(figure, left, len(tables))
     return figure
 
 
@@ -197,9 +205,9 @@ def spectra_in_words(tables: Mapping[str, pd.DataFrame], task: int, place: str) 
     """The numbers of `spectra`: largest singular value, effective and stable rank of each method after the task."""
     counted, found = _counted(tables), []
     for method, table in tables.items():
-        row = counted[method].loc[task]
-        found.append(f"{in_sentence(title_of(method))}: largest singular value {table[table.task == task].value.max():.2f}, effective rank "
-                     f"{row.effective:.1f}, stable rank {row.stable:.1f}")
+        row, largest = counted[method].loc[task], table[table.task == task].value.max()
+        found.append(f"{in_sentence(title_of(method))}: largest singular value {largest:.2f}, effective rank {row.effective:.1f}, "
+                     f"stable rank {row.stable:.1f}")
     return f"{place}, after task {task}. {'; '.join(found)}."
 
 
@@ -216,6 +224,10 @@ def _who_spreads(effective: Mapping[str, float], width: int, task: int) -> str:
     if names[most] - names[least] < 0.25:
         return f"After task {task} the updates use about {names[most]:.1f} of {width} directions (effective rank)"
     return f"{after} (effective rank), that of {least} {names[least]:.1f}"
+
+
+def _legend(figure: Picture, axis, count: int) -> None:
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", fontsize=12, frameon=False, ncols=min(count, 3))
 
 
 def _plain(axis) -> None:

@@ -4,7 +4,8 @@ Core controls only, and the picture is a PNG in an Image: it does not flicker, w
 and needs nothing from the network. Beside the controls stands a sentence with the numbers that the picture shows, below them a
 still picture of chosen positions for wherever no kernel runs (GitHub, print, a page that was not executed).
 
-All controls take the keyboard: Tab goes to the next, arrows move sliders and lists, Space ticks a box or presses a button.
+All controls take the keyboard: Tab goes to the next, arrows move sliders, Space ticks a box or presses a button. There is no
+drop-down list, for JupyterLab takes its arrow keys for itself and goes to another cell.
 """
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ from .plots import Picture, quick_png, sheet
 
 WHOLE = {"description_width": "initial"}            # labels are never cut
 KEPT = 64                                           # positions of which the picture is remembered
+Draw = Callable[..., tuple[Picture, str]]
 
 
 class Steps(NamedTuple):
@@ -44,30 +46,30 @@ class Slide(NamedTuple):
     value: float
 
     def make(self):
-        return ipywidgets.FloatSlider(self.value, min=self.low, max=self.high, step=self.step, description=self.label, style=WHOLE,
-                                      readout_format=".2f", layout=_width("26em"))
+        return ipywidgets.FloatSlider(self.value, min=self.low, max=self.high, step=self.step, description=self.label,
+                                      style=WHOLE, readout_format=".2f", layout=_width("26em"))
 
 
 class Choice(NamedTuple):
-    """One of a list: of values, or of (what the reader sees, value)."""
+    """One of a list, on a slider: of values, or of (what the reader sees, value)."""
     label: str
     options: Sequence
     value: Any
 
     def make(self):
-        return ipywidgets.Dropdown(options=list(self.options), value=self.value, description=self.label, style=WHOLE,
-                                   layout=_width("max-content"))
+        return ipywidgets.SelectionSlider(options=list(self.options), value=self.value, description=self.label, style=WHOLE,
+                                          layout=_width("34em"))
 
 
 class Buttons(NamedTuple):
-    """One of a few, each a button."""
+    """One of a few (eight fit in a row), each a button; options as in Choice."""
     label: str
     options: Sequence
     value: Any
 
     def make(self):
-        return ipywidgets.ToggleButtons(options=list(self.options), value=self.value, description=self.label,
-                                        style={"description_width": "initial", "button_width": "max-content"})
+        return ipywidgets.ToggleButtons(options=list(self.options), value=self.value, style={"button_width": "max-content"},
+                                        layout=ipywidgets.Layout(width="max-content", max_width="100%"))
 
 
 class Several(NamedTuple):
@@ -90,7 +92,8 @@ class Checks(ipywidgets.VBox):
     def __init__(self, spec: Several):
         pairs = [option if isinstance(option, tuple) else (option, option) for option in spec.options]
         self.most = spec.most
-        self.boxes = {value: ipywidgets.Checkbox(description=label, indent=False, layout=_width("max-content")) for label, value in pairs}
+        self.boxes = {value: ipywidgets.Checkbox(description=label, indent=False, layout=_width("max-content"))
+                      for label, value in pairs}
         shown = spec.shown or (self.boxes if len(pairs) <= 12 else spec.value)
         first, rest = ([box for value, box in self.boxes.items() if (value in shown) == there] for there in (True, False))
         self.more = ipywidgets.ToggleButton(description=f"{len(rest)} more", layout=_width("max-content"))
@@ -107,11 +110,16 @@ class Checks(ipywidgets.VBox):
     def _fold(self, _=None):
         self.rest.layout.display = "flex" if self.more.value else "none"
 
+    @traitlets.validate("value")
+    def _ordered(self, proposal) -> tuple:
+        given = proposal["value"]
+        if set(given) - self.boxes.keys() or len(given) > self.most:
+            raise InputError(f"expected at most {self.most} of {', '.join(map(str, self.boxes))}, "
+                             f"found {', '.join(map(str, given))}")
+        return tuple(value for value in self.boxes if value in given)
+
     def _tick(self, _=None):
         """The boxes say what `value` says."""
-        unknown = set(self.value) - self.boxes.keys()
-        if unknown or len(self.value) > self.most:
-            raise InputError(f"expected at most {self.most} of {', '.join(map(str, self.boxes))}, found {', '.join(map(str, self.value))}")
         self.settling = True
         for value, box in self.boxes.items():
             box.value = value in self.value
@@ -129,27 +137,31 @@ class Checks(ipywidgets.VBox):
 
 
 class Explorer:
-    """What `explore` returns: shows itself in a notebook. `controls[name].value` reads and sets a position; `picture.value` is the
-    PNG, `sentence` what the read-out says, `still` the PNG of the chosen positions, `failed` whether the last draw was refused."""
+    """What `explore` returns: shows itself in a notebook. `controls[name].value` reads and sets a position; `picture.value` is
+    the PNG, `sentence` what the read-out says, `still` the PNG of the chosen positions, `words` the same in sentences, `failed`
+    whether the last draw was refused."""
 
-    def __init__(self, draw: Callable[..., tuple[Picture, str]], controls: Mapping[str, Any], static: Sequence[Mapping[str, Any]]):
+    def __init__(self, draw: Draw, controls: Mapping[str, Any], static: Sequence[Mapping[str, Any]]):
         self.controls = {name: spec.make() for name, spec in controls.items()}
         self.picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%", align_self="flex-start"))
         self.readout = ipywidgets.HTML()
         self._drawn = lru_cache(KEPT)(lambda values: _bytes(*draw(**dict(values))))
-        start, names = self.values, {spec.label: name for name, spec in controls.items()}
+        start = self.values
         for chosen in static:
             if odd := sorted(chosen.keys() - start.keys()):
                 raise InputError(f"expected chosen positions of {', '.join(start)}, found one of {odd[0]}")
         stills = [draw(**start | chosen) for chosen in static]
-        words = [", ".join(f"{label}: {_said(controls[name], (start | chosen)[name])}" for label, name in names.items())
+        words = [", ".join(f"{spec.label}: {_said(spec, (start | chosen)[name])}" for name, spec in controls.items())
                  for chosen in static]
         self.still = sheet([(f"{word}. {sentence}", figure) for word, (figure, sentence) in zip(words, stills)])
         self.words = " | ".join(f"{word}. {sentence}" for word, (_, sentence) in zip(words, stills))
         self.redraw()
         for control in self.controls.values():
             control.observe(self._moved, "value")
-        self.box = ipywidgets.VBox([_row(self.controls.values()), self.readout, self.picture])
+            control.add_class("mbf-control")
+        labelled = [_labelled(spec, self.controls[name]) for name, spec in controls.items()]
+        self.box = ipywidgets.VBox([_row(labelled), self.readout, self.picture])
+        self.box.add_class("mbf-explorer")
 
     @property
     def values(self) -> dict[str, Any]:
@@ -174,8 +186,10 @@ class Explorer:
     def _say(self, sentence: str, failed: bool) -> None:
         self.sentence, self.failed = sentence, failed
         self.picture.layout.visibility = "hidden" if failed else "visible"
+        kind = "mbf-readout mbf-failed" if failed else "mbf-readout"
         style = "font-size:1.1em;line-height:1.5;margin:.3em 0;max-width:70em;white-space:normal" + ";color:#B00020" * failed
-        self.readout.value = f'<p class="mbf-readout" style="{style}">{html.escape(sentence)}</p>'
+        words = html.escape(sentence).replace(" %", "&nbsp;%")
+        self.readout.value = f'<p class="{kind}" style="{style}">{words}</p>'
 
     def _ipython_display_(self) -> None:
         display(self.box)
@@ -183,12 +197,12 @@ class Explorer:
                 metadata={"image/png": {"alt": self.words}})
 
 
-def explore(draw: Callable[..., tuple[Picture, str]], controls: Mapping[str, Any], static: Sequence[Mapping[str, Any]]) -> Explorer:
+def explore(draw: Draw, controls: Mapping[str, Any], static: Sequence[Mapping[str, Any]]) -> Explorer:
     """Controls above, below them a sentence and the picture, last a still picture of chosen positions.
 
-    draw: takes a value for every control by name and returns (figure, one sentence with the numbers that it shows); equal values
-    have to give an equal picture, for the last ones are remembered. Keep it well under half a second: compute outside, draw inside.
-    Raise InputError where there is nothing to draw; its sentence is shown.
+    draw: takes a value for every control by name and returns (figure, one sentence with the numbers that it shows); equal
+    values have to give an equal picture, for the last ones are remembered. Keep it well under half a second: compute outside,
+    draw inside. Raise InputError where there is nothing to draw; its sentence is shown.
     controls: name -> Steps, Slide, Choice, Buttons or Several, in their order. static: chosen positions, each a dict of the
     controls that differ from where they start: [{}, {"task": 5}].
     """
@@ -205,6 +219,13 @@ def _said(spec, value) -> str:
     """A value in the words that the control shows."""
     pairs = {option[1]: option[0] for option in getattr(spec, "options", ()) if isinstance(option, tuple)}
     return ", ".join(str(pairs.get(item, item)) for item in (value if isinstance(spec, Several) else [value]))
+
+
+def _labelled(spec, control) -> ipywidgets.Widget:
+    """Buttons get their label beside them, where ipywidgets would put it above."""
+    if not isinstance(spec, Buttons):
+        return control
+    return ipywidgets.HBox([ipywidgets.Label(spec.label), control], layout=ipywidgets.Layout(max_width="100%"))
 
 
 def _row(children) -> ipywidgets.Box:

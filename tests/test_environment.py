@@ -2,6 +2,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -48,7 +49,7 @@ def test_environment_names_the_packages_with_the_bounds_of_pyproject():
     named = [Requirement(entry) for entry in PIP if not entry.startswith("-")]
     assert options == ["-c constraints.txt", "-e .[notebooks]"]
     assert [package.name for package in named] == ["torch", "transformers", "peft", "jupyterlab", "matplotlib", "seaborn",
-                                                   "ipywidgets", "datasets"]
+                                                   "ipywidgets", "datasets", "playwright"]
     assert all(package.specifier == ALL[package.name].specifier for package in named)
 
 
@@ -100,13 +101,22 @@ def installs(text: str) -> set[str]:
     return {re.fullmatch(r"""["']?\.(?:\[([\w,]+)\])?["']?`?""", line).group(1) or "" for line in lines}
 
 
-def test_continuous_integration_reports_what_make_reports(tmp_path):
-    make = tmp_path / "make"
-    make.write_text('#!/bin/sh\necho "$PWD $*"\nexit 3\n')
-    make.chmod(0o755)
-    ran = subprocess.run([ROOT / ".ci" / "run"], cwd=tmp_path, capture_output=True, text=True,
-                         env={**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"})
-    assert (ran.returncode, ran.stdout) == (3, f"{ROOT} test\n")
+def ci(folder: Path, *programs: str) -> subprocess.CompletedProcess:
+    """.ci/run where these programs alone are on PATH, beside a make that fails with 3; apt-get fails and notes that it was called."""
+    does = {"make": 'echo "$PWD $*"; exit 3', "apt-get": f'echo "$*" >> {folder}/apt.log; exit 1', "chromium": "exit 1"}
+    for name in ("bash", "dirname"):
+        (folder / name).symlink_to(shutil.which(name))
+    for name in ("make", *programs):
+        (folder / name).write_text(f"#!{shutil.which('sh')}\n{does[name]}\n")
+        (folder / name).chmod(0o755)
+    return subprocess.run([ROOT / ".ci" / "run"], cwd=folder, capture_output=True, text=True, env=os.environ | {"PATH": str(folder)})
+
+
+@pytest.mark.parametrize("programs, asked", [((), False), (("apt-get",), True), (("apt-get", "chromium"), False)])
+def test_continuous_integration_reports_what_make_reports_and_asks_for_a_missing_browser(tmp_path, programs, asked):
+    ran = ci(tmp_path, *programs)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (3, f"{ROOT} test\n", "")
+    assert (tmp_path / "apt.log").exists() == asked                     # it failed, and the tests ran all the same
 
 
 def test_importing_the_package_is_quick_and_silent():

@@ -24,7 +24,7 @@ NEIGHBOURS = {"lora": {"errors", "subspaces"}, "subspaces": {"errors"}, "metrics
               "words": {"errors"}, "rows": {"errors", "streams"}, "theory": {"geometry"}, "updates": {"geometry"}, "runs": {"results"}, "reports": {"results"}, "anatomy": {"results"},
               "comparison": {"results", "runs", "reports"}, "search": {"comparison", "reports"}, "costs": {"store"}, "plots": {"looks"}, "plots_results": {"plots", "looks"},
               "plots_geometry": {"plots", "looks"}, "plots_explore": {"plots", "plots_geometry", "looks"}, "plots_views": {"plots", "looks"}, "plots_merge": {"plots", "plots_geometry", "looks"}, "plots_similarity": {"plots", "looks"}, "plots_pairs": {"plots", "plots_geometry", "looks"},
-              "plots_example": {"plots", "looks"}, "contract": {"lives"}, "beliefs": {"results", "runs"}, "remerge": {"results", "runs", "anatomy"}, "explorers": {"widgets"}, "explorers_tasks": {"widgets"}, "lessons": {"widgets"}, "cli": {"commands"}, "commands": {"bench", "printing"}}
+              "plots_example": {"plots", "plots_explore", "looks"}, "contract": {"lives"}, "beliefs": {"results", "runs"}, "remerge": {"results", "runs", "anatomy"}, "explorers": {"widgets"}, "explorers_tasks": {"widgets"}, "lessons": {"widgets"}, "cli": {"commands"}, "commands": {"bench", "printing"}}
 ONLY_IN = {"peft": {"adapters"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
 
 FILES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
