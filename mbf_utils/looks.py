@@ -28,6 +28,8 @@ LOOKS = MappingProxyType({                              # name: colour, marker, 
     "slao": ("#0072B2", "o", "-"), "seqlora": ("#D55E00", "s", "-"), "inclora": ("#E69F00", "^", "-"),
     "olora": ("#009E73", "D", "-"), "per_task": ("#222222", "*", "--"), "multi_task": ("#CC79A7", "P", "--"),
     "zero_shot": ("#8A8A8A", "X", ":"), "task_arithmetic": ("#7A4B2A", "h", "-"),
+    "exact match": ("#D55E00", "s", "-"), "best of the labels": ("#56B4E9", "o", "--"),        # two readings of one run
+    "without names": ("#D55E00", "s", "-"), "with names": ("#56B4E9", "o", "--"),              # two kinds of prompts
 })                                                      # a method without a row here gets its look from its name
 MARKERS = ("v", "<", ">", "p", "h", "d", "8")
 

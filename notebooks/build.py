@@ -138,6 +138,9 @@ def exercises(source: Path) -> str | None:
     for cell in solutions:
         cell.source = PLACEHOLDER
         del cell.metadata["tags"]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":                             # pages lie a folder above, learners' copies side by side
+            cell.source = re.sub(r"\]\((\w+\.md)\)", r"](../\1)", cell.source)
     return as_text(notebook) if solutions else None
 
 

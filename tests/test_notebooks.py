@@ -278,6 +278,12 @@ def test_links_lead_somewhere(path):
         assert (made if link.endswith(".ipynb") else NOTEBOOKS / link).exists(), link
 
 
+@pytest.mark.parametrize("path", LEARNERS, ids=lambda path: path.stem)
+def test_the_learners_copies_lead_to_the_pages_too(path):
+    text = "\n".join(source(cell) for cell in cells(path) if cell["cell_type"] == "markdown")
+    assert all((path.parent / link).exists() for link in LINK.findall(text) if not link.endswith(".ipynb"))
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_cells_are_short(path):
     for cell in read(path)[1]:

@@ -186,10 +186,10 @@ def test_nothing_leaves_the_page_and_a_notebook_shows_it_once():
 
 def test_the_alt_text_of_a_shown_figure_is_its_title_and_subtitle():
     from IPython.core.formatters import DisplayFormatter
-    long = "A title that is so long that it goes over one line, indeed over two or three of them, is still told in one."
+    long = "A title that is so long that it goes over one line, indeed over two or three of them, is still told in one"
     figure = plots.matrix_heatmap(matrix([[90]], ["yelp"]), title=long)
     shown, about = DisplayFormatter().format(figure)
-    assert shown["text/plain"] == about["image/png"]["alt"] == f"{long} {subtitle(figure)}" and "\n" in figure.texts[0].get_text()
+    assert shown["text/plain"] == about["image/png"]["alt"] == f"{long}. {subtitle(figure)}" and "\n" in figure.texts[0].get_text()
     assert b64decode(shown["image/png"]).startswith(b"\x89PNG")
 
 

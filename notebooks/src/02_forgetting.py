@@ -178,6 +178,6 @@ run.general.round(2)
 # - Forgetting has two parts: knowledge lost, and answers in another task's words. Two readings tell them apart.
 # - A task comes back with a later one that has the same answers. One with other answers takes its words away, whether it asks
 #   the same question or not.
-# - The price is paid elsewhere too: general text gets more surprising with each task.
+# - The price is paid elsewhere too: general text is far more surprising after the first task, and most after the last.
 #
 # Next: [03_slao_from_scratch](03_slao_from_scratch.ipynb), where SLAO is written line by line.
