@@ -226,11 +226,14 @@ def _labels_of(name: str, rows: list[Row]) -> tuple[tuple[str, ...], str]:
                 raise wrong(f"the labels of {declared.where}, {', '.join(declared.labels) or 'none'}", row.where,
                             ", ".join(row.labels or ()), "give all rows of a task the same")
         return declared.labels, ""
-    found = {answer: row.where for row in reversed(rows) for answer in reversed(row.example.answers)}     # where it comes first
+    found: dict[str, str] = {}                                       # where an answer comes first
+    for row in rows:
+        for answer in row.example.answers:
+            found.setdefault(answer, row.where)
     if not found or len(set(map(plain, found))) > FEW or len(rows) < EACH * len(set(map(plain, found))):
         return (), f"{len(found)} different answers in {len(rows)} rows are taken as free text (a column labels gives options)"
-    labels = told_apart([(found[answer], answer) for answer in sorted(found)], "\r\n", "remove line end, outer blank")
-    return labels, f"{len(labels)} different answers in {len(rows)} rows are taken as its labels: {', '.join(labels)}"
+    labels = sorted(told_apart([(where, answer) for answer, where in found.items()], "\r\n", "remove line end, outer blank"))
+    return tuple(labels), f"{len(labels)} different answers in {len(rows)} rows are taken as its labels: {', '.join(labels)}"
 
 
 def _splits(name: str, rows: list[Row], seed: int) -> tuple[dict[str, list[Row]], str]:

@@ -281,9 +281,9 @@ def test_rows_without_an_answer_are_dropped_and_said(answer, tmp_path):
 
 @pytest.mark.parametrize("one, other", [("Good", "good"), ("sci/tech", "scitech"), ("so  so", "so so")])
 def test_labels_that_collide_when_they_are_scored(one, other):
-    rows = bare(20)
+    rows = bare(20, ("x", "y"))
     rows[3]["answer"], rows[4]["answer"] = one, other
-    refused({"mood": pd.DataFrame(rows)}, f"a label that scoring can tell from {min(one, other)!r}", "the DataFrame of mood", repr(max(one, other)))
+    refused({"mood": pd.DataFrame(rows)}, f"a label that scoring can tell from {one!r} in row 5 of the DataFrame of mood", repr(other))
     refused({"mood": pd.DataFrame(bare(20)).assign(labels=f"{one},{other}")}, "row 1 of the DataFrame of mood", repr(other))
 
 
