@@ -43,9 +43,10 @@ def likeness(table: pd.DataFrame, at: float, rank: int, named: bool, reading: st
     places = np.array(sorted(some.likeness.unique()))
     left.axhline(learned, color="0.35", linewidth=1.6, linestyle="--", label="the first when learned")
     left.plot(places, learned * places, color="0.35", linewidth=1.6, linestyle=":", label="where both agree")
-    for method in methods:
-        _line(left, some[some.method == method], "left" + tail, method)
-        _line(middle, some[some.method == method], "cosine", method)
+    for size, method in zip(np.linspace(10, 6, len(methods)), methods):          # equal lines are all seen
+        _line(left, some[some.method == method], "left" + tail, method, size)
+        _line(middle, some[some.method == method], "cosine", method, size)
+        _line(middle, some[some.method == method], "size", method, size, "--")
     both = some[some.method == TOGETHER].groupby("likeness")["left" + tail].mean()
     if len(both):
         left.plot(both.index, both, linestyle="", marker=look(TOGETHER)[0], color=colour(TOGETHER), markersize=11, label="both tasks at once")
@@ -56,19 +57,21 @@ def likeness(table: pd.DataFrame, at: float, rank: int, named: bool, reading: st
         axis.set_xlabel("likeness of the tasks", fontsize=13)
         _plain(axis)
     left.set(ylim=(-4, 104), yticks=(0, 25, 50, 75, 100))
-    middle.set_ylim(min(-0.3, middle.get_ylim()[0]), 1.05)
-    for axis, words in ((left, "of the first task, right (%)"), (middle, "cosine of the two updates"), (right, "second update in the first's")):
+    middle.set_ylim(min(-0.3, middle.get_ylim()[0]), max(1.6, middle.get_ylim()[1]))
+    middle.legend([middle.plot([], [], color="0.35", linewidth=2, linestyle=style)[0] for style in ("-", "--")],
+                  ["their cosine", "norm, second by first"], fontsize=12, frameon=False, loc="upper left", borderpad=0)
+    for axis, words in ((left, "of the first task, right (%)"), (middle, "the two updates"), (right, "second update in the first's")):
         axis.set_title(words, fontsize=13, loc="left")
     _inside(right, some[np.isclose(some.likeness, at)], methods)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", fontsize=12, frameon=False, ncols=5)
     return figure
 
 
-def _line(axis, rows: pd.DataFrame, column: str, method: str) -> None:
+def _line(axis, rows: pd.DataFrame, column: str, method: str, size: float, style: str | None = None) -> None:
     values = rows.groupby("likeness")[column]
     mean, spread = values.mean(), values.std(ddof=1).fillna(0)
-    marker, style = look(method)
-    axis.plot(mean.index, mean, color=colour(method), marker=marker, linestyle=style, linewidth=2, markersize=7, label=title_of(method))
+    marker, usual = look(method)
+    axis.plot(mean.index, mean, color=colour(method), marker=marker, linestyle=style or usual, linewidth=size / 3.5, markersize=size, label=title_of(method))
     axis.fill_between(mean.index, mean - spread, mean + spread, color=colour(method), alpha=0.18, linewidth=0)
 
 
@@ -106,8 +109,8 @@ def likeness_in_words(table: pd.DataFrame, at: float, rank: int, named: bool, re
     for method in _methods(some):
         rows = here[here.method == method]
         found.append(f"{in_sentence(title_of(method))}: {_spread(rows['learned' + tail])} when learned, {_spread(rows['left' + tail])} after the second "
-                     f"task, which has {_spread(rows['second' + tail])}; cosine of the updates {_spread(rows.cosine, 2)}, of the second update "
-                     f"{_spread(rows.rows, 2)} in the first's rows (random {rows.rows_expected.mean():.2f}) and {_spread(rows['columns'], 2)} in its "
+                     f"task, which has {_spread(rows['second' + tail])}; the second update has {_spread(rows['size'], 2)} times the first's norm and "
+                     f"cosine {_spread(rows.cosine, 2)} with it; of it {_spread(rows.rows, 2)} lies in the first's rows (random {rows.rows_expected.mean():.2f}) and {_spread(rows['columns'], 2)} in its "
                      f"columns (random {rows.columns_expected.mean():.2f})")
     both = here[here.method == TOGETHER]
     if len(both):
@@ -119,8 +122,8 @@ def surface(table: pd.DataFrame, title: str | None = None) -> Picture:
     """Is it the question or the words? table: the rows of control "surface". Five levels of praise, of restaurants and then of
     products; a group a pair, in it the first task when learned and after the second, by both readings."""
     some = table[table.control == "surface"]
-    pairs = [pair for pair in SEQUENCES if (some.pair == pair).any()]
-    if not pairs:
+    pairs = list(SEQUENCES)
+    if set(pairs) - set(some.pair):
         raise InputError("expected rows of control surface, as figures/similarity.py makes them, found none")
     seeds, learned = some.seed.nunique(), some.drop_duplicates("seed")
     figure = canvas(WIDTH, 4.2, title or _what_collides(some), f"The first task after the second, rank {some['rank'].iloc[0]}, mean of {seeds} seeds; bars: "
@@ -144,16 +147,10 @@ def surface(table: pd.DataFrame, title: str | None = None) -> Picture:
 
 
 def _what_collides(some: pd.DataFrame) -> str:
-    """How far exact match falls, by what the second task shares."""
+    """What exact match loses where the words alone, and where the question alone, is another."""
     fall = (some.learned - some.left).groupby(some.pair).mean()
-    worst, best = fall.idxmax(), fall.idxmin()
-    said = {True: "loses {:.0f} points", False: "loses nothing"}
-    return (f"By exact match the first task {said[fall[worst] > 0.5].format(fall[worst])} to a second with {_and(worst)}, "
-            f"{'none' if fall[best] <= 0.5 else f'{fall[best]:.0f}'} to one with {_and(best)}")
-
-
-def _and(pair: str) -> str:
-    return pair.replace("question, ", "question and ")
+    cost = [f"{fall[pair]:.0f} points" if fall[pair] > 0.5 else "nothing" for pair in (SEQUENCES[1], SEQUENCES[2])]
+    return f"By exact match other answer words cost the first task {cost[0]}, another question with the same words {cost[1]}"
 
 
 def _methods(some: pd.DataFrame) -> list[str]:

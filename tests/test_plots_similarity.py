@@ -9,7 +9,7 @@ from mbf_utils import plots_similarity as plots
 from mbf_utils.errors import InputError
 from mbf_utils.plots import Picture
 
-GEOMETRY = {"cosine": 0.25, "size": 1.0, "rows": 0.8, "columns": 0.3, "both": 0.2, "own": 0.1, "rows_expected": 0.12, "columns_expected": 0.11,
+GEOMETRY = {"cosine": 0.25, "size": 1.5, "rows": 0.8, "columns": 0.3, "both": 0.2, "own": 0.1, "rows_expected": 0.12, "columns_expected": 0.11,
             "both_expected": 0.01, "own_expected": 0.8}
 
 
@@ -45,7 +45,8 @@ def test_the_lines_are_means_over_the_seeds():
     assert set(found["the first when learned"].get_ydata()) == {91.0}
     np.testing.assert_allclose(found["where both agree"].get_ydata(), [0, 45.5, 91])
     assert found["both tasks at once"].get_xydata().tolist() == [[0, 80]]
-    np.testing.assert_allclose(lines(middle)["SLAO"].get_ydata(), [0.1, 0.35, 0.6])
+    drawn = [line.get_ydata() for line in middle.get_lines() if len(line.get_ydata()) == 3]
+    np.testing.assert_allclose(drawn, [[0.1, 0.35, 0.6], [1.5] * 3] * 2)                     # cosine and norm, a method each
     assert [bar.get_height() for bars in right.containers if hasattr(bars, "patches") for bar in bars] == pytest.approx([0.8, 0.3] * 2)
     chance = [line.get_ydata() for line in right.get_lines() if line.get_color() == "black" and line.get_linewidth() == 2.2]
     np.testing.assert_allclose(chance, [[0.12, 0.12], [0.11, 0.11]])
@@ -73,7 +74,8 @@ def test_a_rank_has_rows_of_its_own():
 def test_the_sentence_has_the_numbers():
     words = plots.likeness_in_words(TABLE, 0.0, 8, True)
     assert words.startswith("Likeness 0.0, rank 8, exact match in %. Sequential LoRA: 91.0 ± 1.0 when learned, 1.0 ± 1.0 after the second task, which "
-                            "has 91.0 ± 0.0; cosine of the updates 0.10 ± 0.10, of the second update 0.80 ± 0.00 in the first's rows (random 0.12)")
+                            "has 91.0 ± 0.0; the second update has 1.50 ± 0.00 times the first's norm and cosine 0.10 ± 0.10 with it; of it 0.80 ± "
+                            "0.00 lies in the first's rows (random 0.12) and 0.30 ± 0.00 in its columns (random 0.11).")
     assert words.endswith("Both tasks at once: 80.0 ± 0.0 and 91.0 ± 0.0.")
     assert "SLAO: 91.0 ± 1.0 when learned, 86.0 ± 1.0 after" in plots.likeness_in_words(TABLE, 1.0, 8, True)
     assert "at once" not in plots.likeness_in_words(TABLE, 1.0, 8, True)
@@ -95,12 +97,14 @@ def test_the_surface_is_a_group_a_pair_and_a_panel_a_reading():
     assert found == [pytest.approx([88, 68, 48, 28])] * 2
     assert [bar.get_height() for bars in labels.containers if hasattr(bars, "patches") for bar in bars] == pytest.approx([85.0] * 8)
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["exact match", "best of the task's labels"]
-    assert title(figure) == ("By exact match the first task loses 60 points to a second with other question and other words, "
-                             "none to one with same question and same words")
+    assert title(figure) == "By exact match other answer words cost the first task 20 points, another question with the same words 40 points"
+    kept = TABLE.assign(left=TABLE.left.where(TABLE.pair != plots.SEQUENCES[2], 89.0))
+    assert title(plots.surface(kept)).endswith("another question with the same words nothing")
 
 
 def test_other_tables_are_refused():
-    for call in (lambda: plots.surface(TABLE[TABLE.control == "agreement"]), lambda: explorers_tasks.likeness(TABLE[TABLE.control == "surface"])):
+    for call in (lambda: plots.surface(TABLE[TABLE.control == "agreement"]), lambda: plots.surface(TABLE[TABLE.pair != plots.SEQUENCES[3]]),
+                 lambda: explorers_tasks.likeness(TABLE[TABLE.control == "surface"])):
         with pytest.raises(InputError, match="as figures/similarity.py makes them"):
             call()
 
