@@ -69,7 +69,7 @@ print("largest difference to sequential LoRA:", (nothing.matrix - first_three["s
 # The defaults *are* sequential LoRA: start from the last trained pair, train both factors, keep what came out. (Here, where the committed
 # run was made with the same versions; with others the last digits may differ, and in the quick pass the rows do.)
 #
-# No time to train? This cell, run in its place, loads the committed twin.
+# *Catch up:* this cell, run in its place, loads the committed run without the training.
 
 # %% tags=["skip-execution"]
 nothing = mbf.lessons.committed("seqlora")
@@ -125,6 +125,9 @@ for rank in (8, 40):
 updates = mbf.run_stream(stream, method=MergedUpdates())
 updates.matrix.style.format("{:.0f}", na_rep="")
 
+# %% [markdown]
+# *Catch up*, without the training:
+
 # %% tags=["skip-execution"]
 updates = mbf.lessons.committed("own_updates")
 
@@ -156,6 +159,9 @@ class Anchored(MergedUpdates):
         return self.lam * sum((live[path].A - start[path].A).square().sum() for path in live) if start else 0.0
 
 anchored = mbf.run_stream(stream, method=Anchored())
+
+# %% [markdown]
+# *Catch up*, without the training:
 
 # %% tags=["skip-execution"]
 anchored = mbf.lessons.committed("own_anchored")
