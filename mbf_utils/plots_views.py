@@ -148,9 +148,11 @@ def _how_much_is_own(whole: Mapping[str, pd.DataFrame]) -> str:
     known = {method: row for method, row in last.items() if row.value == row.value}
     if not known:
         return "The last task changed nothing, so nothing is its own"
-    words = [f"{row.value:.0%} with {in_sentence(title_of(method))}".replace("%", " %") for method, row in known.items()]
-    chance = " and ".join(dict.fromkeys(f"{row.expected:.0%}".replace("%", " %") for row in known.values()))
-    return f"Of the last task's update {', '.join(words)} shares neither rows nor columns with earlier ones; of a random one {chance}"
+    words = [f"{100 * row.value:.0f} %" + (" of the last task's update" * (not k)) + f" with {in_sentence(title_of(method))}"
+             for k, (method, row) in enumerate(known.items())]
+    chance = sorted({round(100 * row.expected) for row in known.values()})
+    said = " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    return f"{said} is its own; of a random one {' to '.join(map(str, chance[::len(chance) - 1 or 1]))} %"
 
 
 def _check(table: pd.DataFrame, columns: Sequence[str], source: str) -> None:

@@ -90,9 +90,12 @@ def test_shares_are_stacked_to_one():
 
 def test_the_title_of_shares_tells_what_is_the_last_tasks_own():
     both = {"slao": shared(0.6, 0.3, 0.2, 0.3), "per_task": shared(0.3, 0.2, 0.05, 0.55)}
-    assert title(plots.shares(both)) == ("Of the last task's update 30 % with SLAO, 55 % with one adapter a task (oracle) shares neither "
-                                         "rows nor columns with earlier ones; of a random one 81 %")
+    assert title(plots.shares(both)) == ("30 % of the last task's update with SLAO and 55 % with one adapter a task (oracle) is its own; of a "
+                                         "random one 81 %")
     assert [axis.get_title(loc="left") for axis in plots.shares(both).axes] == ["SLAO", "One adapter a task (oracle)"]
+    both["seqlora"] = shared(0.6, 0.3, 0.2, 0.31, expected=(0.1, 0.1, 0.01, 0.7))
+    both["inclora"] = shared(0.6, 0.3, 0.2, 0.32, expected=(0.1, 0.1, 0.01, 0.75))
+    assert title(plots.shares(both)).endswith("(oracle), 31 % with sequential LoRA and 32 % with IncLoRA is its own; of a random one 70 to 81 %")
     nothing = shared(np.nan, np.nan, np.nan, np.nan)
     assert title(plots.shares({"slao": nothing})) == "The last task changed nothing, so nothing is its own"
 
