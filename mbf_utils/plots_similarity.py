@@ -149,7 +149,7 @@ def surface(table: pd.DataFrame, title: str | None = None) -> Picture:
 def _what_collides(some: pd.DataFrame) -> str:
     """What exact match loses where the words alone, and where the question alone, is another."""
     fall = (some.learned - some.left).groupby(some.pair).mean()
-    cost = [f"{fall[pair]:.0f} point{'s' * (fall[pair] >= 1.5)}" if fall[pair] > 0.5 else "nothing" for pair in SEQUENCES[1:3]]
+    cost = [f"{fall[pair]:.0f} point{'s' * bool(fall[pair] >= 1.5)}" if fall[pair] > 0.5 else "nothing" for pair in SEQUENCES[1:3]]
     return f"By exact match other answer words cost the first task {cost[0]}, another question with the same words {cost[1]}"
 
 
