@@ -11,6 +11,7 @@ compare world-5 --methods all --orders 1,2,3 --seeds 3 --save world-5           
 compare world-5 --methods "seqlora,$ABLATIONS" --seeds 12 --save world-5-ablations
 compare world-5 --methods slao,seqlora,inclora,olora --seeds 3 --named --save world-5-named
 compare world-5 --methods slao,seqlora,inclora --seeds 3 --model small --save world-5-small
+python figures/similarity.py                                                                # two tasks, alike to a chosen degree
 
 # The runs that the notebooks load: seed 0 of order 1.
 for method in slao seqlora per_task slao_random slao_preserve slao_frea_mb; do

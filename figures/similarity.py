@@ -1,6 +1,6 @@
-"""Makes figures/similarity.csv: how alike two tasks are, at several ranks, and what is left of the first when the second is learned.
+"""Makes figures/similarity.csv and its two pictures: how alike two tasks are, and what is left of the first when the second is learned.
 
-    python figures/similarity.py        about 210 short trainings, 10 to 15 minutes on one free core
+    python figures/similarity.py        about 200 short trainings, 15 minutes on one free core
 
 What is finished lies in runs/similarity, a file a (rank, named, seed), and is not done again; delete the folder to begin anew.
 """
@@ -15,6 +15,8 @@ import pandas as pd
 import torch
 
 import mbf_utils as mbf
+from mbf_utils.plots_similarity import likeness
+from mbf_utils.plots_similarity import surface as surface_picture
 from mbf_utils.similarity import learn_pairs, shared_pair
 from mbf_utils.world import alike_pair
 
@@ -44,7 +46,7 @@ def main() -> None:
     torch.set_num_threads(1)
     base, folder = mbf.load_model("tiny", device="cpu"), ROOT / "runs" / "similarity"
     folder.mkdir(parents=True, exist_ok=True)
-    plan = [(agreement, 8, True), (surface, 8, False), (agreement, 32, True), (agreement, 4, True), (agreement, 8, False)]
+    plan = [(agreement, 8, True), (surface, 8, False), (agreement, 32, True), (agreement, 4, True), (agreement, 8, False)]     # rank, named
     cells = [(make, seed, rank, named) for make, rank, named in plan for seed in SEEDS]
     for make, seed, rank, named in cells:
         file = folder / f"{make.__name__}-{rank}-{'named' if named else 'bare'}-{seed}.csv"
@@ -56,6 +58,8 @@ def main() -> None:
     keys = ["control", "named", "rank", "pair", "method", "seed"]
     table = table[keys + [column for column in table.columns if column not in keys]].sort_values(keys, kind="stable")
     table.to_csv(ROOT / "figures" / "similarity.csv", index=False, float_format="%.4f", lineterminator="\n")
+    mbf.plots.save(likeness(table, 0.4, 8, True), "similarity-agreement", folder=ROOT / "figures")
+    mbf.plots.save(surface_picture(table), "similarity-surface", folder=ROOT / "figures")
 
 
 if __name__ == "__main__":
