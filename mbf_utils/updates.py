@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .geometry import NEGLIGIBLE, drift, norms, padded, paths_of, ranks, spans, spectra
 from .lora import Lora, Pair, each, stack, svd
+from .subspaces import project_out
 
 PARTS = ("rows", "columns", "both", "own")
 
@@ -76,8 +77,9 @@ def shares(changed: list[Lora], top: int | None = None) -> pd.DataFrame:
         pair = padded(changed, path)
         found = spans(pair, top)                                     # {"dW rows": (T, k, d_in), "dW columns": (T, k, d_out)}
         d_out, d_in = _shape(changed[0][path])
+        P, Q = found["dW rows"][0, :0], found["dW columns"][0, :0]
         for i in range(1, len(changed)):
-            P, Q = (_basis(found[f"dW {side}"][:i]) for side in ("rows", "columns"))         # (p, d_in), (q, d_out)
+            P, Q = _wider(P, found["dW rows"][i - 1]), _wider(Q, found["dW columns"][i - 1])     # (p, d_in), (q, d_out)
             inside = _inside(Pair(pair.A[i], pair.B[i]), P, Q)
             p, q = len(P) / d_in, len(Q) / d_out
             expected = (p, q, p * q, (1 - p) * (1 - q))
@@ -85,11 +87,12 @@ def shares(changed: list[Lora], top: int | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["task", "module", "part", "value", "expected", "energy"])
 
 
-def _basis(spaces: Tensor) -> Tensor:
-    """Orthonormal rows (p, d) of the sum of spaces (i, k, d), each given by orthonormal rows; zero rows count for nothing."""
-    flat = spaces.flatten(0, 1)
-    _, S, Vt = torch.linalg.svd(flat, full_matrices=False)
-    return Vt[S > NEGLIGIBLE * S.max().clamp(min=1e-300)]
+def _wider(Q: Tensor, P: Tensor) -> Tensor:
+    """Orthonormal rows of the sum of the spaces of Q (q, d) and P (k, d), rows orthonormal; zero rows of P count for nothing. The
+    singular values of what Q leaves of P are the sines of their angles."""
+    rest = project_out(project_out(P, Q), Q)                         # twice: once leaves rounding as large as the small sines
+    _, S, Vt = torch.linalg.svd(rest, full_matrices=False)
+    return torch.cat([Q, Vt[S > NEGLIGIBLE]])
 
 
 def _inside(D: Pair, P: Tensor, Q: Tensor) -> tuple[tuple[float, ...], float]:
