@@ -99,19 +99,21 @@ def walker(run: Run, stream: Stream) -> Explorer:
     from .beliefs import Beliefs                        # and with it transformers, which the other explorers do not need
     beliefs = Beliefs(run, stream)
     names = [task.name for task in stream if task.labels and task.test]
+    if not names:
+        raise InputError(f"expected a stream with options to choose from and test rows, found none in {', '.join(stream.names)}")
     asked = lru_cache(1024)(beliefs.table)
 
     def draw(task, number, after):
         _, example = beliefs.row(task, number)
         table = asked(task, number)
-        if after not in beliefs.moments:
-            raise InputError(f"expected a moment that was asked for, {', '.join(map(str, beliefs.moments))}, found {after}")
         return (plots_example.example(table, example.prompt, example.answers, after, run.names),
                 plots_example.example_in_words(table, example.answers, after, run.names))
 
-    T, rows = len(run.logs), min(len(stream[name].test) for name in names)
+    moments, rows = beliefs.moments, min(len(stream[name].test) for name in names)
+    last, words = moments[-1], "after task (0: the base)"
+    whole = Steps(words, 0, last, last) if len(moments) == last + 1 else Choice(words, moments, last)
     return explore(draw, {"task": _one_of("task of the example", names, names[0]), "number": Steps("example", 1, rows, 1),
-                          "after": Steps("after task (0: the base)", 0, T, T)}, static=[{"after": 1}, {"after": (T + 1) // 2}])
+                          "after": whole}, static=[{"after": moments[1]}, {"after": moments[len(moments) // 2]}])
 
 
 def _without_settings(matrices: Mapping) -> dict:

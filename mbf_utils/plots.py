@@ -23,7 +23,7 @@ from .looks import what_is_kept, what_is_left, who_leads
 from .titles import RECONSTRUCTED, REFERENCE, RIVAL, group_of, title_of
 
 DPI = 110
-STILL = 80                                              # dots per inch of what stays of an explorer
+STILL = 72                                              # dots per inch of what stays of an explorer
 WIDTH = 11                                              # inches, the widest figure
 PANELS = 15                                             # task panels of one figure; of longer streams every nth task is shown
 ANNOTATED = 20                                          # tasks up to which a heat map's cells carry numbers
@@ -211,7 +211,7 @@ def sheet(figures: Sequence[tuple[str, Figure]]) -> bytes:
         whole.text(0.01, (top - 0.12 * STILL) / height, caption, ha="left", va="top", fontsize=12, style="italic", color="0.3")
         top -= head + len(pixels)
         whole.figimage(pixels, 0, top)
-    return png(whole, STILL, 64)
+    return png(whole, STILL, 48)
 
 
 def canvas(width: float, height: float, title: str, subtitle: str, lines: int = 1) -> Picture:

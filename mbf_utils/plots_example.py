@@ -26,8 +26,8 @@ def example(table: pd.DataFrame, prompt: str, answers: Sequence[str], after: int
     rows, width = _rows(shares, answers), 88 // shares.shape[1]
     note = "" if len(rows) == len(shares) else f" The {len(rows)} likeliest of {len(shares)} options."
     figure = canvas(WIDTH, 5.8, title or _what_it_believes(shares, answers, after, wrote, right),
-                    "Cells: each option's share of what all options have together, in %. Below them what they have together of the "
-                    f"whole vocabulary, and what the model writes (✓: right).{note}", lines=2)
+                    "Cells: each option's share of what all options have together, in %. Below them what they have together of "
+                    f"the whole vocabulary, and what the model writes (✓: right).{note}", lines=2)
     inches = figure.get_figheight()
     figure.set_layout_engine("none")                                 # a fixed place for everything: quick, and nothing moves
     figure.text(0.01, 5.72 / inches, _wrapped(prompt), fontsize=11, family="monospace", va="top", linespacing=1.3)
@@ -62,8 +62,8 @@ def example_in_words(table: pd.DataFrame, answers: Sequence[str], after: int, na
     best, share = shares[after].idxmax(), float(shares[after][shares.index.isin(list(answers))].sum())
     likeliest = "is the likeliest" if best in answers else f"the likeliest is “{best}” with {_percent(shares[after][best])} %"
     return (f"{when} the right answer, “{', '.join(answers)}”, has {_percent(share)} % of what the {len(shares)} options have "
-            f"together{' and ' if best in answers else '; '}{likeliest}. All of them get {_percent(mass[after])} % of the probability; "
-            f"the model writes “{wrote[after]}”, which is {'right' if right[after] else 'wrong'}.")
+            f"together{' and ' if best in answers else '; '}{likeliest}. All of them get {_percent(mass[after])} % of the "
+            f"probability; the model writes “{wrote[after]}”, which is {'right' if right[after] else 'wrong'}.")
 
 
 def _read(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series, pd.Series, pd.Series]:
@@ -79,10 +79,10 @@ def _what_it_believes(shares: pd.DataFrame, answers: Sequence[str], after: int, 
     best = shares[after].idxmax()
     if right[after]:
         return f"{begin}, which is right"
-    leads = f"“{short(best, 30)}” leads with {_percent(shares[after][best])} %"
+    share = _percent(shares[after][best])
     if best in answers:
-        return f"{begin}, which is wrong; among the task's options the right one, {leads}"
-    return f"{begin}, which is wrong; among the task's options {leads}, wrong too"
+        return f"{begin}, which is wrong; among the task's options the right one, “{short(best, 30)}”, leads with {share} %"
+    return f"{begin}, which is wrong; among the task's options “{short(best, 30)}” leads with {share} %, wrong too"
 
 
 def _rows(shares: pd.DataFrame, right: Sequence[str]) -> list[str]:

@@ -181,8 +181,8 @@ def spectra(tables: Mapping[str, pd.DataFrame], task: int, place: str, title: st
     top = max(float(table.value.max()) for table in tables.values())
     T, counted = max(int(table.task.max()) for table in tables.values()), _counted(tables)
     effective = {method: line.effective[task] for method, line in counted.items()}
-    figure = canvas(WIDTH, 4.6, title or _who_spreads(effective, width, task), f"{place}. Left: singular values of s B A after task "
-                    f"{task}; right: effective rank, the exp of the entropy of their shares, after every task.", lines=2)
+    figure = canvas(WIDTH, 4.6, title or _who_spreads(effective, width, task), f"{place}. Left: singular values of s B A after "
+                    f"task {task}; right: effective rank, the exp of the entropy of their shares, after every task.", lines=2)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     for size, (method, table) in zip(np.linspace(1.5, 0.8, len(tables)), tables.items()):    # equal lines are all seen
         marker, style = look(method)
@@ -206,8 +206,8 @@ def spectra_in_words(tables: Mapping[str, pd.DataFrame], task: int, place: str) 
     counted, found = _counted(tables), []
     for method, table in tables.items():
         row, largest = counted[method].loc[task], table[table.task == task].value.max()
-        found.append(f"{in_sentence(title_of(method))}: largest singular value {largest:.2f}, effective rank {row.effective:.1f}, "
-                     f"stable rank {row.stable:.1f}")
+        found.append(f"{in_sentence(title_of(method))}: largest singular value {largest:.2f}, effective rank "
+                     f"{row.effective:.1f}, stable rank {row.stable:.1f}")
     return f"{place}, after task {task}. {'; '.join(found)}."
 
 

@@ -102,14 +102,15 @@ def installs(text: str) -> set[str]:
 
 
 def ci(folder: Path, *programs: str) -> subprocess.CompletedProcess:
-    """.ci/run where these programs alone are on PATH, beside a make that fails with 3; apt-get fails and notes that it was called."""
+    """.ci/run where these programs alone are on PATH, and a make that fails with 3; apt-get fails and notes that it was called."""
     does = {"make": 'echo "$PWD $*"; exit 3', "apt-get": f'echo "$*" >> {folder}/apt.log; exit 1', "chromium": "exit 1"}
     for name in ("bash", "dirname"):
         (folder / name).symlink_to(shutil.which(name))
     for name in ("make", *programs):
         (folder / name).write_text(f"#!{shutil.which('sh')}\n{does[name]}\n")
         (folder / name).chmod(0o755)
-    return subprocess.run([ROOT / ".ci" / "run"], cwd=folder, capture_output=True, text=True, env=os.environ | {"PATH": str(folder)})
+    return subprocess.run([ROOT / ".ci" / "run"], cwd=folder, capture_output=True, text=True,
+                          env=os.environ | {"PATH": str(folder)})
 
 
 @pytest.mark.parametrize("programs, asked", [((), False), (("apt-get",), True), (("apt-get", "chromium"), False)])
