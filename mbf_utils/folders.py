@@ -15,34 +15,14 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from mbf_utils.errors import InputError
+from mbf_utils.prompts import (INSTRUCTIONS, KNOWN, SAYS, SUPERNI_LABELS, Frame, frame_of, key_of, known, olora_frame, sapt_frame,
+                               superni_frame)
 from mbf_utils.rows import SPLITS, check_draw, draw, parsed, refusal, text_of, told_apart, usable, wrong
 from mbf_utils.streams import ORDERS, Example, Stream, TaskData, find_order
 
-# O-LoRA configs/instruction_config.json. COPA has no instruction and no list of options.
-INSTRUCTIONS = {
-    "SC": "What is the sentiment of the following paragraph? Choose one from the option.\n",
-    "TC": "What is the topic of the following paragraph? Choose one from the option.\n",
-    "NLI": 'What is the logical relationship between the "sentence 1" and the "sentence 2"? Choose one from the option.\n',
-    "QQP": 'Whether the "first sentence" and the "second sentence" have the same meaning? Choose one from the option.\n',
-    "BoolQA": "According to the following passage, is the question true or false? Choose one from the option.\n",
-    "MultiRC": "According to the following passage and question, is the candidate answer true or false? "
-               "Choose one from the option.\n",
-    "WiC": "Given a word and two sentences, whether the word is used with the same sense in both sentence? "
-           "Choose one from the option.\n",
-    "COPA": None,
-}
-# The classification tasks among SuperNI's fifteen, from their definitions and outputs (the definition of 875 forgets
-# sadness, that of 073 names E only at its end). All others have free text as answers.
-SUPERNI_LABELS = {
-    "task073_commonsenseqa_answer_generation": ("A", "B", "C", "D", "E"),
-    "task363_sst2_polarity_classification": ("POS", "NEG"),
-    "task875_emotion_classification": ("joy", "love", "anger", "fear", "surprise", "sadness"),
-    "task1687_sentiment140_classification": ("positive", "negative"),
-}
-_ALIASES = {"boolq": "boolqa", "sst2": "sst-2"}               # SAPT's names for O-LoRA's BoolQA and SST-2
 
-
-def read_folder(path, order=None, seed: int = 0, limit: int | None = None, named: bool = True) -> Stream:
+def read_folder(path, order=None, seed: int = 0, limit: int | None = None, named: bool = True,
+                prompts: str | None = None) -> Stream:
     """The tasks of a benchmark's folder in an order, each with train, dev and test rows.
 
     order: a key of `streams.ORDERS` ("1" to "6", "O1", "O2", also 4 or "long:4"), or task names as a list or with commas.
@@ -52,6 +32,8 @@ def read_folder(path, order=None, seed: int = 0, limit: int | None = None, named
         gives some of the rows of a larger one.
     named: whether O-LoRA's prompts start with their two lines "Task:" and "Dataset:", which tell the model which task it
         has. SAPT's prompts have no such lines, so there it makes no difference.
+    prompts: "O-LoRA" or "SAPT", whose prompts and labels the fifteen data sets of the long benchmark get, whichever folder they
+        come from; None is the folder's own.
 
     Labels come from labels.json (O-LoRA), from `SUPERNI_LABELS`, or are the outputs of the whole train.json, sorted (SAPT's
     long benchmark, whose labels.json contradicts its rows for QQP). Rows with another label or without an answer are
@@ -64,7 +46,7 @@ def read_folder(path, order=None, seed: int = 0, limit: int | None = None, named
     order_name, names = _resolve(order, found, root)
     tasks, copies = [], []
     for task_type, folder in (found[name] for name in names):
-        rows, labels = (_olora_task if task_type else _sapt_task)(folder, task_type, named)
+        rows, labels = (_olora_task if task_type else _sapt_task)(folder, task_type, named, prompts)
         if "dev" not in rows:
             rows["train"], rows["dev"] = _hold_out(rows["train"], folder, seed)
         elif rows["dev"] == rows["test"]:
@@ -74,7 +56,8 @@ def read_folder(path, order=None, seed: int = 0, limit: int | None = None, named
     if copies:
         warnings.warn(f"dev.json and test.json have the same rows in {root} for {', '.join(copies)}: "
                       "choosing a model or a setting on dev there chooses on test.", stacklevel=2)
-    return Stream(root.resolve().name, order_name, tuple(tasks), named=bool(named) and any(found[name][0] for name in names))
+    olora = any(prompts != "SAPT" if found[name][0] else prompts == "O-LoRA" for name in names)
+    return Stream(root.resolve().name, order_name, tuple(tasks), named=bool(named) and olora)
 
 
 def _scan(root: Path) -> dict[str, tuple[str | None, Path]]:
@@ -86,12 +69,12 @@ def _scan(root: Path) -> dict[str, tuple[str | None, Path]]:
     folders = {file.parent for depth in ("[!.]*", "[!.]*/[!.]*") for split in ("train", "test")
                for file in root.glob(f"{depth}/{split}.json")}
     found = {}
-    for folder in sorted(folders, key=lambda folder: (_key(folder.name), folder)):
+    for folder in sorted(folders, key=lambda folder: (key_of(folder.name), folder)):
         task_type = None if folder.parent == root else types.get(folder.parent.name.lower(), "unknown")
         if task_type == "unknown":
             raise wrong(f"tasks (SAPT) or task types (O-LoRA: {', '.join(INSTRUCTIONS)})", root, folder.parent.name,
                         f"rename it, or give {folder.parent} itself")
-        if (name := _key(folder.name)) in found:
+        if (name := key_of(folder.name)) in found:
             raise InputError(f"expected every task once, found {found[name][1]} and {folder} of one name; remove one of them.")
         found[name] = task_type, folder
     if not found:
@@ -100,17 +83,12 @@ def _scan(root: Path) -> dict[str, tuple[str | None, Path]]:
     return found
 
 
-def _key(name: str) -> str:
-    lowered = name.strip().lower()
-    return _ALIASES.get(lowered, lowered)
-
-
 def _resolve(order, found, root: Path) -> tuple[str, list[str]]:
     """The order's name and its tasks' names, which are looked up among the folder's and never joined to a path."""
     if order is None:
-        order = next((key for key in ("1", "O1") if {_key(name) for name in find_order(key)[1]} <= set(found)), "sorted")
+        order = next((key for key in ("1", "O1") if {key_of(name) for name in find_order(key)[1]} <= set(found)), "sorted")
     label, names = ("sorted", list(found)) if isinstance(order, str) and order == "sorted" else find_order(order)
-    keys = [_key(name) for name in names]
+    keys = [key_of(name) for name in names]
     for name, key in zip(names, keys):
         if key not in found:
             likely = [found[k][1].name for k in get_close_matches(key, found)] or [place[1].name for place in found.values()]
@@ -121,44 +99,58 @@ def _resolve(order, found, root: Path) -> tuple[str, list[str]]:
     return label, keys
 
 
-def _olora_task(folder: Path, task_type: str, named: bool) -> tuple[dict[str, list[Example]], tuple[str, ...]]:
+Read = tuple[dict[str, list[Example]], tuple[str, ...]]         # rows by split, and the labels
+
+
+def _olora_task(folder: Path, task_type: str, named: bool, prompts: str | None) -> Read:
     labels = _labels(folder / "labels.json")
-    before = f"Task:{task_type}\nDataset:{folder.name}\n" if named else ""
-    if INSTRUCTIONS[task_type]:
-        before += f"{INSTRUCTIONS[task_type]}Option: {', '.join(labels)} \n"
+    frame = olora_frame(task_type, folder.name, labels, named)
+    if prompts == "SAPT":
+        frame = sapt_frame(folder.name)
+        labels = tuple(sorted(map(frame.says, labels)))
     splits = {}
     for split, file, rows in _splits(folder):
         if not isinstance(rows, list):
             raise wrong("one list of rows (O-LoRA's form)", file, rows, "an object belongs in SAPT's form, <task>/train.json")
-        examples = [_example(before, _text(row, "sentence", file, i), "\nAnswer:", (_text(row, "label", file, i, blank=True),))
+        examples = [frame.ask(_text(row, "sentence", file, i), _text(row, "label", file, i, blank=True))
                     for i, row in enumerate(rows, 1)]
         splits[split] = _keep(examples, labels, file)
     return splits, labels
 
 
-def _sapt_task(folder: Path, _type: None, _named: bool) -> tuple[dict[str, list[Example]], tuple[str, ...]]:
-    long, labels = _key(folder.name) in map(_key, ORDERS["long"]["4"]), SUPERNI_LABELS.get(_key(folder.name), ())
+def _sapt_task(folder: Path, _type: None, named: bool, prompts: str | None) -> Read:
+    long, labels, olora = known(folder.name), SUPERNI_LABELS.get(key_of(folder.name), ()), prompts == "O-LoRA"
+    if olora and not long:
+        raise InputError(f"expected one of the data sets that O-LoRA has a prompt for ({', '.join(KNOWN)}), found "
+                         f"{folder.name!r}; leave prompts out.")
+    labels = KNOWN[long].labels if olora else labels
     splits = {}
     for split, file, content in _splits(folder):              # train comes first, so that its outputs are the labels
         if not isinstance(content, dict):
             raise wrong("one object with Definition and Instances (SAPT's form)", file, content,
                         "for O-LoRA's form give the folder above the task types")
-        definition = _definition(content.get("Definition"), file, long)
-        before = (definition and f"{definition}\n") if long else (
-            f"Definition: {definition}\n\nNow complete the following example -\nInput: ")
+        definition = _definition(content.get("Definition"), file, bool(long))
+        frame = (_asking_olora(long, named) if olora else superni_frame(definition) if not long else
+                 sapt_frame(long)._replace(before=definition and f"{definition}\n", says=str))
         rows = content.get("Instances")
         if not isinstance(rows, list):
             raise wrong('a list of rows under "Instances"', file, rows, "see SAPT's form")
         examples, ids = [], set()
         for i, row in enumerate(rows, 1):
-            examples.append(_example(before, _text(row, "input", file, i), "\nOutput: ", _references(row, file, i)))
+            examples.append(frame.ask(_text(row, "input", file, i), *_references(row, file, i)))
             if "id" in row and str(row["id"]) in ids:
                 raise wrong("every id once", f"row {i} of {file}", row["id"], "remove or rename one of the rows")
             ids.add(str(row.get("id")))
-        if long and split == "train":
+        if long and not olora and split == "train":
             labels = tuple(sorted({answer for row in examples for answer in row.answers}))
         splits[split] = _keep(examples, labels, file)
     return splits, labels
+
+
+def _asking_olora(name: str, named: bool) -> Frame:
+    """O-LoRA's frame for SAPT's rows, whose answers may be other words."""
+    back = {said: label for label, said in SAYS.get(name, {}).items()}
+    return frame_of(name, "O-LoRA", named)._replace(says=lambda answer: back.get(answer, answer))
 
 
 def _splits(folder: Path):
@@ -166,10 +158,6 @@ def _splits(folder: Path):
     for split in ("train", "test", "dev"):
         if split != "dev" or os.path.lexists(folder / "dev.json"):
             yield split, folder / f"{split}.json", _read(folder / f"{split}.json")
-
-
-def _example(before: str, text: str, after: str, answers: tuple[str, ...]) -> Example:
-    return Example(before + text + after, answers, (len(before), len(before) + len(text)))
 
 
 def _definition(value, file: Path, long: bool) -> str:

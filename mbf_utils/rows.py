@@ -169,3 +169,19 @@ def usable(examples: list[Example], labels: tuple[str, ...], file, places: list[
             raise InputError(f"expected {wanted} in the rows of {file}, found {found} and no row to use; correct the file.")
         warnings.warn(f"{file}: dropped {good.count(False)} of {len(examples)} rows: expected {wanted}, found {found}.")
     return good
+
+
+def copies(splits: dict[str, list[Example]]) -> str:
+    """What has to be said about texts that stand in two splits or have two answers in train; "" where there are none."""
+    def text(row: Example) -> str:
+        return " ".join(row.prompt[slice(*row.body)].split()) if row.body else row.prompt
+
+    said, seen = [], {}
+    for row in splits["train"]:
+        seen.setdefault(text(row), set()).add(row.answers)
+    if double := sum(len(answers) > 1 for answers in seen.values()):
+        said.append(f"{double} texts of train have different answers")
+    for split in ("dev", "test"):
+        if count := sum(text(row) in seen for row in splits.get(split, [])):
+            said.append(f"{count} of {len(splits[split])} texts of {split} stand in train too")
+    return ", ".join(said)

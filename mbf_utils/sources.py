@@ -9,15 +9,19 @@ from reprlib import repr as brief
 
 from mbf_utils.errors import InputError
 from mbf_utils.folders import read_folder
+from mbf_utils.hub import read_hub
+from mbf_utils.prompts import FORMS, form_of
 from mbf_utils.rows import is_table
 from mbf_utils.streams import Stream
 
 WORLDS = ("world-5", "world-15", "world-100")                 # made by the package itself, see world.py
-BENCHMARKS = ("standard", "long", "superni", "trace")         # not fetched from the Hub yet
+BENCHMARKS = ("standard", "long", "superni", "trace")         # fetched from the Hub, see hub.py
 
 
-def load_stream(name_or_path, order=None, seed: int = 0, limit: int | None = None, named: bool | None = None) -> Stream:
-    """A stream of tasks by name ("world-5", "world-15", "world-100"), from the folder of a benchmark, or from tables.
+def load_stream(name_or_path, order=None, seed: int = 0, limit: int | None = None, named: bool | None = None,
+                prompts: str | None = None) -> Stream:
+    """A stream of tasks by name (the package's own "world-5", "world-15", "world-100"; from the Hugging Face Hub "standard",
+    "long", "superni"), from the folder of a benchmark, or from tables.
 
     name_or_path: a name, a folder or a file (text or Path), a DataFrame, a Dataset or DatasetDict, several of these as a list or
         as {task: table}, or a Stream, which is returned as it is. A text may carry its order: "world-5:2", "CL_Benchmark:6".
@@ -25,31 +29,38 @@ def load_stream(name_or_path, order=None, seed: int = 0, limit: int | None = Non
     order: the order's name or a list of task names; None is the first order (see world.py and `folders.read_folder`), or the
         order in which tasks come in the tables.
     seed: of the drawn rows. limit: at most so many train, dev and test rows a task.
-    named: whether prompts name their task; None is no for the worlds and yes, as O-LoRA has it, for folders; prompts of tables
-        are used as they are.
+    named: whether prompts name their task; None is no for the worlds and yes, as O-LoRA has it, for folders and the Hub; prompts
+        of tables are used as they are.
+    prompts: of the benchmarks: "O-LoRA" or "SAPT", to the letter of these programs; None is the folder's own, and O-LoRA's for the
+        Hub's "standard" and "long".
     Raises InputError for an unknown name and for whatever the stream's own reader refuses.
     """
     if isinstance(name_or_path, Stream):
         return name_or_path
     if not isinstance(name_or_path, (str, Path)):
         return _read_tables(name_or_path, order, seed, limit, named)
+    prompts = form_of(prompts)
     name, inner = _split(name_or_path)
     if inner is not None:
         if order is not None and str(order) != inner:
             raise InputError(f"expected one order, found {inner!r} in {name_or_path!r} and order={order!r}; leave one out.")
         order = inner
+    if prompts in FORMS[:2] and (name in WORLDS or is_table(name)):
+        raise InputError(f"expected prompts to be left out for {brief(str(name))}, found {prompts!r}: its prompts are its own.")
     if name in WORLDS:
         from mbf_utils.world import world_stream
         if isinstance(order, str) and "," in order:
             order = [task.strip() for task in order.split(",")]
         return replace(world_stream(name, order=order, seed=seed, limit=limit, named=bool(named)), named=bool(named))
+    if name == "trace":
+        raise InputError("expected the folder with TRACE's files, found its name, and they are not on the Hugging Face Hub; fetch "
+                         "them by the link in the README of github.com/BeyonderXX/TRACE and give the path of the folder.")
     if name in BENCHMARKS:
-        raise InputError(f"expected the folder with the files of the benchmark {name!r}, found its name, and this release does "
-                         "not fetch it from the Hub yet; give the path of the folder.")
+        return read_hub(name, order, seed, limit, named is None or named, prompts)
     if is_table(name):
         return _read_tables(name, order, seed, limit, named)
     if isinstance(name, Path) or _is_folder(name) or any(mark in name for mark in "/\\") or name.startswith(("~", ".")):
-        return read_folder(name, order=order, seed=seed, limit=limit, named=named is None or named)
+        return read_folder(name, order, seed, limit, named is None or named, prompts)
     likely = get_close_matches(name, WORLDS + BENCHMARKS)
     raise InputError(f"expected {', '.join(WORLDS + BENCHMARKS)}, a folder or a table, found {brief(name)}, which is neither"
                      + (f"; did you mean {' or '.join(likely)}?" if likely else "; check the name or the path."))

@@ -92,7 +92,7 @@ def test_a_colon_in_a_folders_own_name(folder):
     ("world-5x:2", r"did you mean .*world-5"),
     ("nothing at all", r"expected world-5, world-15, world-100, standard, long, superni, trace, a folder or a table, found 'nothing at all'"),
     ("", "found ''"), pytest.param("x" * 5000, "xxx', which is neither", id="5000 letters"), ("a\0b", "neither"),
-    ("standard", "give the path of the folder"), ("long:6", "benchmark 'long'"), ("superni", "'superni'"), ("trace", "'trace'"),
+    ("trace", "TRACE's files.*give the path of the folder"), ("trace:1", "TRACE's files"),
     (r"C:\data", r"nothing at .*C:.data"), (r"C:\data:4", r"nothing at .*C:.data:4"), ("C:/data", "nothing at C:/data"),
     ("./nowhere", "nothing at nowhere"), ("/nowhere/at/all", "nothing at /nowhere"), (Path("standard"), "nothing at standard"),
     (None, "NoneType"), (5, "int"), (["world-5"], "the list, found 'world-5'"),
@@ -130,6 +130,24 @@ def test_two_orders_in_one_call(folder):
 def test_a_known_name_is_not_a_folder_of_that_name(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
     folder.rename("long")
-    with pytest.raises(InputError, match="not fetch it"):
+    with pytest.raises(InputError, match="data set MNLI on the Hugging Face Hub"):
         load_stream("long")
     assert load_stream("./long").names == ["amazon", "yelp"]
+
+
+def test_prompts_reach_the_folder_and_are_refused_elsewhere(folder):
+    assert load_stream(folder, prompts="sapt")["yelp"].train[0].prompt.startswith("Your task is to perform sentiment classification")
+    assert not load_stream(folder, prompts="sapt").named and load_stream(folder, prompts="olora") == load_stream(folder)
+    for name, words in (("world-5", "left out for 'world-5'"), ("mine.csv", "left out for 'mine.csv'")):
+        with pytest.raises(InputError, match=words):
+            load_stream(name, prompts="olora")
+    with pytest.raises(InputError, match="O-LoRA, SAPT, chat or None, found 'alpaca'"):
+        load_stream(folder, prompts="alpaca")
+
+
+@pytest.mark.parametrize("name, order", [("standard", None), ("standard:2", None), ("long", 6), ("superni:O2", None)])
+def test_without_a_network_one_sentence_says_so(name, order):
+    with pytest.raises(InputError, match="on the Hugging Face Hub, found none that can be used .*ConnectionError.*connect to the "
+                       "network .* or give the folder") as raised:
+        load_stream(name, order=order)
+    assert "\n" not in str(raised.value)
