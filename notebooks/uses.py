@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 NAME = "mbf_utils"
+READERS = {"committed": "notebooks/runs/{}", "pool": "notebooks/{}", "measured": "figures/{}-matrices.csv",
+           "scores": "figures/{}-matrices.csv", "table": "figures/{}.csv"}                     # functions of lessons
 MAGIC = re.compile(r"^(\s*)[!%].*$", re.MULTILINE)
 
 
@@ -24,7 +26,7 @@ def used(source: Path, root: Path) -> list[Path]:
     found = {*code, *(file for file in data if any(file.name in strings(other) for other in code.values()))}
     if "models" in modules:                                              # "tiny" is what every function loads by default
         found |= {file for file in (package / "bases").glob("*/*") if file.parent.name in {"tiny", *strings(tree)}}
-    found |= runs_and_tables([tree, *(other for other in code.values() if calls(other) & {"committed", "measured"})], root)
+    found |= runs_and_tables([tree, *(other for other in code.values() if "committed" in map(last_name, calls(other)))], root)
     return sorted(file for file in found if file.is_file() and file.name != ".lock")
 
 
@@ -41,6 +43,7 @@ def reached(names: set[str], package: Path) -> set[str]:
     return found
 
 
+@lru_cache(maxsize=None)
 def named(tree: ast.Module) -> set[str]:
     """The first names after the package: mbf.lora.each, from mbf_utils.lora import each, from .lora import each all give lora."""
     found, called = set(), {NAME}
@@ -58,28 +61,33 @@ def named(tree: ast.Module) -> set[str]:
 
 
 def runs_and_tables(trees: list[ast.Module], root: Path) -> set[Path]:
-    """Files of runs and tables that code names (the notebook first): by path, or beside a call of lessons that reads them."""
-    words, called = set().union(*map(strings, trees)), set().union(*map(calls, trees))
-    notebooks, figures = root / "notebooks", root / "figures"
-    found = [notebooks / word for word in words if word.split("/")[0] == "runs"]
+    """Files of runs and tables that code names (the notebook first): by path, or in a call of lessons that reads them."""
+    words, notebooks, figures = set().union(*map(strings, trees)), root / "notebooks", root / "figures"
     for pattern in {word for word in words if re.fullmatch(r"[*][^*/]+[.]csv", word)}:       # what it stands for are names too
         words |= {name for file in figures.glob(pattern) for name in (file.name, file.name.removesuffix(pattern[1:]))}
+    found = [notebooks / word for word in words if word.startswith("runs/")]
     tables = [word for word in words if word.endswith((".csv", ".json", ".jsonl"))]
     found += [start / word for start in (root, notebooks, figures) for word in tables]
-    if "committed" in called:
-        runs = [folder for folder in (notebooks / "runs").glob("*") if folder.name in words]
-        found += runs if runs or "committed" not in calls(trees[0]) else [notebooks / "runs"]       # by a name put together: all
-    for reader, ending in (("measured", "-matrices.csv"), ("scores", "-matrices.csv"), ("table", ".csv")):
-        found += [figures / f"{word}{ending}" for word in words if reader in called and len(word) < 80]
+    for node in [node for tree in trees for node in calls(tree)]:
+        if last_name(node) in READERS and node.args:
+            told = strings(node.args[0]) if isinstance(node.args[0], ast.Constant) else words
+            named = [root / READERS[last_name(node)].format(word) for word in told if re.fullmatch(r"[\w-][\w.-]*", word)]
+            named = [path for path in named if path.exists()]
+            found += named if named or last_name(node) != "committed" else [notebooks / "runs"]      # a name put together: all
     return {file for path in found for file in (path.rglob("*") if path.is_dir() else [path])}
 
 
-def calls(tree: ast.Module) -> set[str]:
-    """The last names of what is called."""
-    return {getattr(node.func, "attr", getattr(node.func, "id", "")) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+@lru_cache(maxsize=None)
+def calls(tree: ast.Module) -> list[ast.Call]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
 
-def strings(tree: ast.Module) -> set[str]:
+def last_name(call: ast.Call) -> str:
+    return getattr(call.func, "attr", getattr(call.func, "id", ""))
+
+
+@lru_cache(maxsize=None)
+def strings(tree: ast.AST) -> set[str]:
     return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
@@ -87,6 +95,6 @@ def files_of(module: str, package: Path) -> list[Path]:
     return sorted((package / module).glob("*.py")) or [package / f"{module}.py"]
 
 
-@lru_cache(maxsize=None)
+@lru_cache(maxsize=None)                                             # one tree a text, so that what is found in it is kept too
 def parsed(text: str) -> ast.Module:
     return ast.parse(text)
