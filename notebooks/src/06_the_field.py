@@ -6,7 +6,7 @@
 # %% [markdown]
 # # The field: what else has been tried, and how does it compare?
 #
-# Some sixty rows, nine families, one interface. A section for each family: its idea in a line, what it costs, and how its members did
+# Seventy rows, nine families, one interface. A section for each family: its idea in a line, what it costs, and how its members did
 # on `world-5` beside SLAO and sequential LoRA. Nothing is trained here: the scores are those of a comparison that anyone can run
 # again (`figures/make.sh`).
 #
@@ -31,11 +31,12 @@ FAST = mbf.lessons.setup(cpu_minutes=0.5)
 
 # %%
 cards = mbf.titles.cards()
-cards.groupby("family", sort=False).agg(methods=("title", ", ".join), constant=("memory", lambda m: f"{(m == 'constant').sum()} of {len(m)}"))
+families = cards.groupby("family", sort=False).agg(methods=("title", "; ".join), constant=("memory", lambda m: f"{(m == 'constant').sum()} of {len(m)}"))
+families.rename(columns={"constant": "state does not grow"}).style.set_properties(**{"text-align": "left"})
 
 # %% [markdown]
 # What is *not* free: the task's name at test time, rows of earlier tasks, a pass over the data beside the training, a router that runs
-# with every prompt. Who needs none of these keeps one adapter and nothing else.
+# with every prompt.
 
 # %%
 cards[["task_id", "old_data", "looks", "routes"]].sum().rename("methods that need it").to_frame()
@@ -44,7 +45,7 @@ cards[["task_id", "old_data", "looks", "routes"]].sum().rename("methods that nee
 # ## How was it measured?
 #
 # `world-5`, the first order, the base `tiny`, three seeds. Each method's settings: the paper's where they carry over, otherwise the best
-# of four on another world's development rows, the same number for every method. **Predict**: which family keeps most by exact match?
+# of four on another world's development rows, the same number for every method. **Predict**: which family keeps most?
 
 # %%
 table = mbf.lessons.table("world-5", order="1", model="tiny", named=False)
@@ -136,16 +137,6 @@ ranked = ranked.set_index("title")[["group", "AA", "rank", "AA_options", "rank_o
 ranked.style.format("{:.1f}", subset=["AA", "AA_options"]).background_gradient("Blues", subset=["AA", "AA_options"])
 
 # %% [markdown]
-# ## Does the order of the tasks matter?
-
-# %%
-import pandas as pd
-
-runs = pd.read_csv(mbf.lessons.ROOT / "figures" / "world-5-runs.csv", dtype={"order": str})
-runs = runs[(runs["model"] == "tiny") & ~runs["named"] & runs["method"].isin(["slao", "seqlora", "inclora", "olora", "ewc", "keeplora"])]
-mbf.plots_results.orders(runs, "AA_options") if runs["order"].nunique() > 1 else "one order was measured"
-
-# %% [markdown]
 # ## Is it the paper's order?
 #
 # The paper's numbers, in a table of their own (Llama-2-7B-chat; average accuracy in percent):
@@ -158,6 +149,7 @@ paper
 # How much do two orders agree? Spearman's rank correlation of the methods that both have: 1 for the same order, 0 for none, −1 for the reverse.
 
 # %%
+import pandas as pd
 from scipy.stats import spearmanr
 
 ours = table[table["setting"].eq("") | ~table["method"].duplicated()].set_index("method")[["AA", "AA_options"]]
