@@ -5,7 +5,6 @@ import json
 from typing import Any, Callable, NamedTuple
 
 import torch
-from accelerate import Accelerator
 
 from .adapters import PAST, Adapted
 from .lora import Lora, copied
@@ -15,7 +14,7 @@ from .probe import Probe
 from .settings import Settings
 from .store import pack, unpack
 from .streams import Example
-from .training import train_task
+from .training import accelerator_for, train_task
 from .world import world_stream
 
 TASKS, ROWS = 8, 16                                 # of a life, and of each of its tasks
@@ -72,7 +71,7 @@ class Life:
         start_of, data_of = method.start, method.data
         method.start = lambda task: seen.setdefault("start", start_of(task))
         method.data = lambda task: seen.setdefault("rows", data_of(task))
-        losses = train_task(self.adapted, method, task, self.tokenizer, self.settings, Accelerator(cpu=True))
+        losses = train_task(self.adapted, method, task, self.tokenizer, self.settings, accelerator_for(self.adapted.model))
         del method.start, method.data
         start = seen["start"]
         past = (start.past, copied(self.adapted._lora(PAST))) if start.past else None

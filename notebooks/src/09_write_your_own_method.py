@@ -193,7 +193,7 @@ laws.style.hide(axis="index")
 # %% [markdown]
 # ## What does a broken law look like?
 #
-# This method divides $B$ by the number of tasks seen. It runs, its scores look like any others.
+# This method divides $B$ by the number of tasks seen. It runs from start to end without a complaint.
 #
 # **Predict:** what goes wrong when a run is interrupted and goes on the next day?
 
