@@ -18,7 +18,8 @@ from .titles import title_of
 
 NUMBERED = 24                                       # entries up to which a matrix shows its numbers
 SIGNS = "PuOr"                                      # negative orange, positive violet: apart for all colour vision
-TRAINED = {"AB": ("A and B", "#333333", "D", ":"), "B": ("B alone, A frozen", *FACTORS["B"]), "A": ("A alone, B frozen", *FACTORS["A"])}
+TRAINED = {"AB": ("A and B", "#333333", "D", ":"), "B": ("B alone, A frozen", *FACTORS["B"]),
+           "A": ("A alone, B frozen", *FACTORS["A"])}
 
 
 def matrices(found: Mapping, title: str, subtitle: str = "Violet: above zero; orange: below. One scale for all.") -> Picture:
@@ -42,7 +43,7 @@ def matrices(found: Mapping, title: str, subtitle: str = "Violet: above zero; or
             axis.text(j, i, f"{round(value, 2) + 0.0:g}".replace("-", "−"), ha="center", va="center", fontsize=12,
                       color="white" if abs(value) > 0.65 * most else "black")
         axis.text(columns / 2 - 0.5, -0.5 - 0.06 / cell, f"{name}  ({rows} × {columns})", ha="center", va="bottom", fontsize=13)
-        axis.set_ylim((rows + tall) / 2 - 0.5, (rows - tall) / 2 - 0.5 - 0.35 / cell)        # all as tall as the tallest, and a head
+        axis.set_ylim((rows + tall) / 2 - 0.5, (rows - tall) / 2 - 0.5 - 0.35 / cell)        # all as tall as the tallest
         axis.axis("off")
     if not small:
         figure.colorbar(image, ax=list(axes), shrink=0.8).ax.tick_params(labelsize=12)
@@ -57,7 +58,8 @@ def gradients(table: pd.DataFrame, title: str | None = None) -> Picture:
     axis = figure.subplots()
     for factor in lines:
         shade, marker, style = FACTORS[factor]
-        axis.plot(lines.index, lines[factor], color=shade, marker=marker, linestyle=style, linewidth=2.2, markersize=6, label=factor)
+        axis.plot(lines.index, lines[factor], color=shade, marker=marker, linestyle=style, linewidth=2.2, markersize=6,
+                  label=factor)
     axis.legend(fontsize=13, frameon=False)
     axis.set_ylim(bottom=-0.03 * float(lines.max().max()) or -1)
     _labels(axis, "step", "norm of the gradient")
@@ -70,15 +72,17 @@ def alone(table: pd.DataFrame, title: str | None = None) -> Picture:
     _check(table, ("trains", "size", "seed", "score"))
     mean = table.groupby(["trains", "size"]).score.mean().unstack(0)             # rows: sizes
     seeds = table.seed.nunique()
-    figure = canvas(WIDTH, 4.0, title or _who_carries(mean), "Right answers after one task. Size: the length of the frozen factor's "
-                    "orthogonal rows (A) or columns (B); where both train, that of A at the start. "
+    figure = canvas(WIDTH, 4.0, title or _who_carries(mean), "Right answers after one task. Size: the length of the frozen "
+                    "factor's orthogonal rows (A) or columns (B); where both train, that of A at the start. "
                     + ("One seed." if seeds == 1 else f"Lines: mean of {seeds} seeds; small dots: the seeds."))
     axis = figure.subplots()
     for trains, (label, shade, marker, style) in TRAINED.items():
         if trains in mean:
-            axis.plot(range(len(mean)), mean[trains], color=shade, marker=marker, linestyle=style, linewidth=2.2, markersize=8, label=label)
+            axis.plot(range(len(mean)), mean[trains], color=shade, marker=marker, linestyle=style, linewidth=2.2, markersize=8,
+                      label=label)
             dots = table[table.trains == trains]
-            axis.plot([mean.index.get_loc(size) for size in dots["size"]], dots.score, ".", color=shade, alpha=0.5, markersize=8)
+            places = [mean.index.get_loc(size) for size in dots["size"]]
+            axis.plot(places, dots.score, ".", color=shade, alpha=0.5, markersize=8)
     axis.set_xticks(range(len(mean)), [f"{size:g}" for size in mean.index])
     axis.set_ylim(0, 104)
     axis.legend(fontsize=13, frameon=False, loc="lower right")
@@ -93,16 +97,19 @@ def bounds(table: pd.DataFrame, measured: str = "forgetting", title: str | None 
     known = table[["method", "bound", measured]].dropna()
     methods = list(dict.fromkeys(known["method"]))
     columns, rows = min(3, len(methods)), -(-len(methods) // 3)
-    figure = canvas(WIDTH, 0.4 + 2.6 * rows, title or _how_well(known, measured), f"A dot: the bound of one task at one moment and the "
-                    f"{measured} that was measured. ρ: rank correlation. Dots share tasks, so it describes and proves nothing.")
+    figure = canvas(WIDTH, 0.4 + 2.6 * rows, title or _how_well(known, measured),
+                    f"A dot: the bound of one task at one moment and the {measured} that was measured. ρ: rank correlation. "
+                    "Dots share tasks, so it describes and proves nothing.")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for number, (axis, method) in enumerate(zip(axes, methods)):
         mine = known["method"] == method
-        axis.plot(known["bound"][~mine], known[measured][~mine], color="0.8", marker=".", linestyle="none", markersize=7)
-        axis.plot(known["bound"][mine], known[measured][mine], color=colour(method), marker=look(method)[0], linestyle="none", markersize=9)
+        for drawn, style in ((known[~mine], {"color": "0.8", "marker": ".", "markersize": 7}),
+                             (known[mine], {"color": colour(method), "marker": look(method)[0], "markersize": 9})):
+            axis.plot(drawn["bound"], drawn[measured], linestyle="none", **style)
         axis.axhline(0, color="0.6", linewidth=1, zorder=0)
-        axis.set_title(f"{short(title_of(method), 30)}: ρ = {_signed(_rank_correlation(known[mine], measured))}", fontsize=12, loc="left")
-        _labels(axis, "bound" if number >= len(methods) - columns else "", f"{measured} (points)" if number % columns == 0 else "")
+        rho = _signed(_rank_correlation(known[mine], measured))
+        axis.set_title(f"{short(title_of(method), 30)}: ρ = {rho}", fontsize=12, loc="left")
+        _labels(axis, "bound" if number >= len(methods) - columns else "", "" if number % columns else f"{measured} (points)")
         axis.tick_params(labelbottom=True)
     for axis in axes[len(methods):]:
         axis.remove()
@@ -143,7 +150,7 @@ def _how_well(known: pd.DataFrame, measured: str) -> str:
     within = [value for _, rows in known.groupby("method") if (value := _rank_correlation(rows, measured)) == value]
     if not within or whole != whole:
         return f"Whether the bound tells the {measured} cannot be said: too few rows, or all alike"
-    span = _signed(within[0]) if len(within) == 1 else f"{_signed(min(within))} to {_signed(max(within))}"
+    span = " to ".join(dict.fromkeys((_signed(min(within)), _signed(max(within)))))
     return f"Bound against {measured}: rank correlation {span} within a method, {_signed(whole)} over all"
 
 
