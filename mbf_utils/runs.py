@@ -14,6 +14,7 @@ from typing import Callable, Iterator
 
 from accelerate import Accelerator
 
+from . import __version__
 from .adapters import Adapted, installed
 from .errors import InputError
 from .evaluation import evaluate, general_loss
@@ -154,8 +155,8 @@ def _config(stream: Stream, name: str, method: Method, model, seed: int, setting
         "settings": dataclasses.asdict(settings),
         "effective_batch": settings.batch_size * settings.accumulation * accelerator.num_processes,
         "device": str(accelerator.device),
-        "versions": {"python": platform.python_version(),
-                     **{package: version(package) for package in ("mbf-utils", "torch", "transformers", "peft", "accelerate")}},
+        "versions": {"python": platform.python_version(), "mbf-utils": __version__,      # which need not be installed
+                     **{package: version(package) for package in ("torch", "transformers", "peft", "accelerate")}},
     }
 
 
