@@ -45,7 +45,10 @@ class Probe:
         rows = self._rows if count is None else self._rows[::max(1, len(self._rows) // count)][:count]
         size = self._settings.eval_batch_size
         for k in range(0, len(rows), size):
-            yield collate(rows[k:k + size], self._tokenizer.pad_token_id, self._adapted.device)
+            yield self._collate(rows[k:k + size])
+
+    def _collate(self, rows: list) -> Batch:
+        return collate(rows, self._tokenizer.pad_token_id, self._adapted.device)
 
     @contextmanager
     def _still(self):

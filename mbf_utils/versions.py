@@ -1,0 +1,107 @@
+"""Versions of one adapter that goes on learning, and the folder that holds them.
+
+    adapter_model.safetensors, adapter_config.json      the latest, a plain PEFT adapter
+    memory.safetensors, memory.json                     what the method remembers
+    continual.json                                      the base, the LoRA, the method, the names of the tasks
+    versions/002-name/                                  earlier versions: adapter and memory of each
+
+A folder is written whole beside the old one and takes its place by a rename. A kill between two renames leaves the old one
+under another name; whoever opens the folder next puts it back.
+"""
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Callable, NamedTuple
+
+from safetensors import SafetensorError
+
+from .adapters import Adapted, load_adapter
+from .errors import InputError
+from .lora import Lora
+from .method import Method
+from .store import commit, load_value, pack, safe, save_value, sync, unpack
+
+OURS = ("adapter_model.safetensors", "adapter_config.json", "memory.safetensors", "memory.json", "continual.json", "versions")
+
+
+class Version(NamedTuple):
+    """The adapter after a task."""
+    names: list[str]                                # of all tasks so far
+    result: Lora                                    # on the CPU
+    memory: tuple                                   # packed: (JSON, tensors on the CPU)
+
+
+def write_versions(path: str | Path, versions: list[Version], config: dict, adapted: Adapted) -> Path:
+    """The folder `path`, new or instead of what an earlier call wrote there. Other files that lie in it stay."""
+    path = Path(path).absolute()
+    temporary, old = _recovered(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir()) and not (path / "continual.json").is_file()):
+        raise InputError(f"expected a new or empty folder or one that save() wrote, found {path} in use: choose another")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        for version in versions:
+            folder = temporary if version is versions[-1] else temporary / "versions" / _folder(version.names)
+            adapted.save(version.result, folder)
+            save_value(unpack(*version.memory), folder / "memory")
+        names = [version.names for version in versions]
+        (temporary / "continual.json").write_text(json.dumps(config | {"versions": names}, indent=2) + "\n", encoding="utf-8")
+        for other in path.iterdir() if path.exists() else ():
+            if other.name not in OURS:
+                (shutil.copytree if other.is_dir() else shutil.copy2)(other, temporary / other.name)
+        if path.exists():
+            os.replace(path, old)
+        commit(temporary, path)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        _recovered(path)
+        found = getattr(error, "strerror", None) or error
+        raise InputError(f"expected to write {path}, found: {found}; what was there is kept") from error
+    return path
+
+
+def read_versions(path: str | Path) -> tuple[dict, Callable[[], list[Version]]]:
+    """What continual.json says, and a function that reads the versions, the latest last."""
+    path = Path(path).absolute()
+    _recovered(path)
+    try:
+        config = json.loads((path / "continual.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected a folder that Continual.save wrote at {path}, found no continual.json to read there "
+                         f"({error}): for another PEFT adapter use Continual.from_adapter") from None
+    *earlier, last = config["versions"]
+    return config, lambda: [*(_read(path / "versions" / _folder(names), names) for names in earlier), _read(path, last)]
+
+
+def settings_of(method: Method) -> dict[str, Any]:
+    """A method's settings as JSON has them; a function as its first values."""
+    fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method) if field.init}
+    return json.loads(json.dumps({key: {"values": [value(i) for i in range(1, 9)]} if callable(value) else value
+                                  for key, value in fields.items()}))
+
+
+def _folder(names: list[str]) -> str:
+    return f"{len(names):03d}-{safe(names[-1])}"
+
+
+def _read(folder: Path, names: list[str]) -> Version:
+    lora = load_adapter(folder)                     # says what is wrong with a damaged one
+    try:
+        return Version(names, lora, pack(load_value(folder / "memory")))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"expected what the method remembers in {folder}, found a damaged or missing file ({error})") from None
+
+
+def _recovered(path: Path) -> tuple[Path, Path]:
+    """Where a save writes, and where it puts the folder that it replaces; one killed in between left only the latter."""
+    temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():
+        os.replace(old, path)
+        sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+    return temporary, old
