@@ -46,11 +46,11 @@ class Picture(Figure):
         return {"image/png": b64encode(png(self)).decode(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
 
 
-def png(figure: Figure, dpi: int = DPI, colours: int = 192) -> bytes:
+def png(figure: Figure, dpi: int = DPI, colours: int = 192, kmeans: int = 0) -> bytes:
     """The figure as PNG in few colours: a third of the bytes, so notebooks stay light; equal figures give equal bytes."""
     whole, small = io.BytesIO(), io.BytesIO()
     figure.savefig(whole, format="png", dpi=dpi)
-    Image.open(whole).convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    Image.open(whole).convert("RGB").quantize(colours, kmeans=kmeans, dither=Image.Dither.NONE).save(small, "png", optimize=True)
     return small.getvalue()
 
 
@@ -211,13 +211,13 @@ def sheet(figures: Sequence[tuple[str, Figure]]) -> bytes:
         whole.text(0.01, (top - 0.12 * STILL) / height, caption, ha="left", va="top", fontsize=12, style="italic", color="0.3")
         top -= head + len(pixels)
         whole.figimage(pixels, 0, top)
-    return png(whole, STILL, 48)
+    return png(whole, STILL, 64, 1)
 
 
 def canvas(width: float, height: float, title: str, subtitle: str, lines: int = 1) -> Picture:
     """An empty figure with both texts at the top left; they take their own height, the title that of `lines` lines at least."""
     title = textwrap.fill(title.replace(" %", "\u00a0%"), int(width * 7.4)).replace("\u00a0", " ")     # 52 % stays on one line
-    subtitle = textwrap.fill(subtitle, int(width * 11.7))
+    subtitle = textwrap.fill(subtitle, int(width * 11.3))
     head = 0.12 + 0.28 * max(lines, title.count("\n") + 1) + 0.23 * (subtitle.count("\n") + 1)     # inches
     figure = Picture(figsize=(width, height + head), dpi=DPI, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, rect=(0, 0, 1, 1 - head / figure.get_figheight()))

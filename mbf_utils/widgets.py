@@ -58,7 +58,7 @@ class Choice(NamedTuple):
 
     def make(self):
         return ipywidgets.SelectionSlider(options=list(self.options), value=self.value, description=self.label, style=WHOLE,
-                                          layout=_width("34em"))
+                                          readout=False, layout=_width("26em"))
 
 
 class Buttons(NamedTuple):
@@ -222,10 +222,15 @@ def _said(spec, value) -> str:
 
 
 def _labelled(spec, control) -> ipywidgets.Widget:
-    """Buttons get their label beside them, where ipywidgets would put it above."""
-    if not isinstance(spec, Buttons):
+    """Buttons get their label beside them, where ipywidgets would put it above; a choice gets its words whole, not cut."""
+    if isinstance(spec, Buttons):
+        children = [ipywidgets.Label(spec.label), control]
+    elif isinstance(spec, Choice):
+        children = [control, ipywidgets.Label()]
+        traitlets.dlink((control, "value"), (children[1], "value"), lambda value: _said(spec, value))
+    else:
         return control
-    return ipywidgets.HBox([ipywidgets.Label(spec.label), control], layout=ipywidgets.Layout(max_width="100%"))
+    return ipywidgets.HBox(children, layout=ipywidgets.Layout(max_width="100%"))
 
 
 def _row(children) -> ipywidgets.Box:

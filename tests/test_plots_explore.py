@@ -10,8 +10,8 @@ from tiny import random_lora
 
 from mbf_utils import geometry, plots, plots_example, plots_explore
 from mbf_utils.errors import InputError
-from mbf_utils.lora import Pair
 from mbf_utils.looks import colour
+from mbf_utils.lora import Pair
 
 TASKS = ["dbpedia", "amazon", "yahoo"]
 
@@ -30,6 +30,11 @@ def title(figure):
 
 def subtitle(figure):
     return figure.texts[1].get_text().replace("\n", " ")
+
+
+def rgb(png):
+    """(height, width, 3)."""
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
 def heights(figures):
@@ -223,7 +228,7 @@ def test_a_sheet_holds_every_figure_under_its_caption():
     figures = [plots.canvas(4, 1, "left", "", lines=1), plots.canvas(6, 2, "right", "", lines=1)]
     for figure, shade in zip(figures, ("red", "blue")):
         figure.set_facecolor(shade)
-    pixels = np.asarray(Image.open(io.BytesIO(plots.sheet([("one", figures[0]), ("two", figures[1])]))).convert("RGB")).astype(int)
+    pixels = rgb(plots.sheet([("one", figures[0]), ("two", figures[1])]))
     red, blue = ((abs(pixels - shade).sum(axis=2) < 30) for shade in ((255, 0, 0), (0, 0, 255)))
     for found, figure in ((red, figures[0]), (blue, figures[1])):
         rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
@@ -234,7 +239,15 @@ def test_a_sheet_holds_every_figure_under_its_caption():
     assert captions[:np.flatnonzero(red.any(axis=1)).min()].any()
 
 
+def test_the_colours_of_methods_stay_apart_on_a_sheet():
+    matrices = {"slao": SLAO, "seqlora": SEQUENTIAL, "olora": [table - 1 for table in SLAO]}
+    pixels = rgb(plots.sheet([("", plots_explore.forgetting(matrices, after)) for after in (2, 3)]))
+    for method in ("slao", "seqlora", "olora"):
+        wanted = [int(colour(method)[i:i + 2], 16) for i in (1, 3, 5)]
+        assert abs(pixels - wanted).sum(axis=2).min() < 20, method
+
+
 def test_the_quick_png_shows_the_same():
     figure = plots_explore.forgetting({"slao": SLAO}, 2)
-    one, other = (np.asarray(Image.open(io.BytesIO(make(figure))).convert("RGB")).astype(int) for make in (plots.png, plots.quick_png))
+    one, other = rgb(plots.png(figure)), rgb(plots.quick_png(figure))
     assert one.shape == other.shape and abs(one - other).mean() < 1
