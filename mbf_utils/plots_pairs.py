@@ -33,7 +33,7 @@ def matrices(found: Mapping, title: str, subtitle: str = "Violet: above zero; or
     most = max(np.nanmax(np.abs(values)) for values in shown.values()) or 1.0
     small = max(values.size for values in shown.values()) <= NUMBERED
     tall, widths = max(values.shape[0] for values in shown.values()), [values.shape[1] for values in shown.values()]
-    cell = min((WIDTH - 1.5) / sum(widths), 3.4 / tall, 0.8)         # inches
+    cell = min((WIDTH - 2) / sum(widths), 3.4 / tall, 0.8)         # inches
     figure = canvas(max(7.5, cell * sum(widths) + 2), cell * tall + 0.5, title, subtitle)
     axes = figure.subplots(1, len(shown), squeeze=False, width_ratios=widths)[0]
     for axis, (name, values) in zip(axes, shown.items()):
@@ -108,7 +108,7 @@ def bounds(table: pd.DataFrame, measured: str = "forgetting", title: str | None 
             axis.plot(drawn["bound"], drawn[measured], linestyle="none", **style)
         axis.axhline(0, color="0.6", linewidth=1, zorder=0)
         rho = _signed(_rank_correlation(known[mine], measured))
-        axis.set_title(f"{short(title_of(method), 30)}: ρ = {rho}", fontsize=12, loc="left")
+        axis.set_title(f"{short(title_of(method), 30)}: ρ = {rho}", fontsize=11, loc="left")
         _labels(axis, "bound" if number >= len(methods) - columns else "", "" if number % columns else f"{measured} (points)")
         axis.tick_params(labelbottom=True)
     for axis in axes[len(methods):]:
