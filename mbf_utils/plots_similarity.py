@@ -47,9 +47,10 @@ def likeness(table: pd.DataFrame, at: float, rank: int, named: bool, reading: st
         _line(left, some[some.method == method], "left" + tail, method, size)
         _line(middle, some[some.method == method], "cosine", method, size)
         _line(middle, some[some.method == method], "size", method, size, "--")
-    both = some[some.method == TOGETHER].groupby("likeness")["left" + tail].mean()
+    both = some[some.method == TOGETHER].groupby("likeness")["left" + tail]
     if len(both):
-        left.plot(both.index, both, linestyle="", marker=look(TOGETHER)[0], color=colour(TOGETHER), markersize=11, label="both tasks at once")
+        left.errorbar(both.mean().index, both.mean(), yerr=both.std(ddof=1).fillna(0), linestyle="", marker=look(TOGETHER)[0],
+                      color=colour(TOGETHER), markersize=11, capsize=4, label="both tasks at once")
     middle.axhline(0, color="0.6", linewidth=1)
     for axis in (left, middle):
         axis.axvline(at, color="0.6", linewidth=1.5, linestyle="-", zorder=0)
@@ -110,7 +111,7 @@ def likeness_in_words(table: pd.DataFrame, at: float, rank: int, named: bool, re
         rows = here[here.method == method]
         found.append(f"{in_sentence(title_of(method))}: {_spread(rows['learned' + tail])} when learned, {_spread(rows['left' + tail])} after the second "
                      f"task, which has {_spread(rows['second' + tail])}; the second update has {_spread(rows['size'], 2)} times the first's norm and "
-                     f"cosine {_spread(rows.cosine, 2)} with it; of it {_spread(rows.rows, 2)} lies in the first's rows (random {rows.rows_expected.mean():.2f}) and {_spread(rows['columns'], 2)} in its "
+                     f"cosine {_spread(rows.cosine, 2)} with it; the share {_spread(rows.rows, 2)} of it lies in the first's rows (random {rows.rows_expected.mean():.2f}) and {_spread(rows['columns'], 2)} in its "
                      f"columns (random {rows.columns_expected.mean():.2f})")
     both = here[here.method == TOGETHER]
     if len(both):

@@ -44,7 +44,8 @@ def test_the_lines_are_means_over_the_seeds():
     np.testing.assert_allclose(found["SLAO"].get_ydata(), [6, 46, 86])
     assert set(found["the first when learned"].get_ydata()) == {91.0}
     np.testing.assert_allclose(found["where both agree"].get_ydata(), [0, 45.5, 91])
-    assert found["both tasks at once"].get_xydata().tolist() == [[0, 80]]
+    both, = (bars for bars in left.containers if bars.get_label() == "both tasks at once")
+    assert both.lines[0].get_xydata().tolist() == [[0, 80]]
     drawn = [line.get_ydata() for line in middle.get_lines() if len(line.get_ydata()) == 3]
     np.testing.assert_allclose(drawn, [[0.1, 0.35, 0.6], [1.5] * 3] * 2)                     # cosine and norm, a method each
     assert [bar.get_height() for bars in right.containers if hasattr(bars, "patches") for bar in bars] == pytest.approx([0.8, 0.3] * 2)
@@ -74,8 +75,8 @@ def test_a_rank_has_rows_of_its_own():
 def test_the_sentence_has_the_numbers():
     words = plots.likeness_in_words(TABLE, 0.0, 8, True)
     assert words.startswith("Likeness 0.0, rank 8, exact match in %. Sequential LoRA: 91.0 ± 1.0 when learned, 1.0 ± 1.0 after the second task, which "
-                            "has 91.0 ± 0.0; the second update has 1.50 ± 0.00 times the first's norm and cosine 0.10 ± 0.10 with it; of it 0.80 ± "
-                            "0.00 lies in the first's rows (random 0.12) and 0.30 ± 0.00 in its columns (random 0.11).")
+                            "has 91.0 ± 0.0; the second update has 1.50 ± 0.00 times the first's norm and cosine 0.10 ± 0.10 with it; the share 0.80 ± "
+                            "0.00 of it lies in the first's rows (random 0.12) and 0.30 ± 0.00 in its columns (random 0.11).")
     assert words.endswith("Both tasks at once: 80.0 ± 0.0 and 91.0 ± 0.0.")
     assert "SLAO: 91.0 ± 1.0 when learned, 86.0 ± 1.0 after" in plots.likeness_in_words(TABLE, 1.0, 8, True)
     assert "at once" not in plots.likeness_in_words(TABLE, 1.0, 8, True)
