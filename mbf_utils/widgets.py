@@ -153,7 +153,7 @@ class Explorer:
         stills = [draw(**start | chosen) for chosen in static]
         words = [", ".join(f"{spec.label}: {_said(spec, (start | chosen)[name])}" for name, spec in controls.items())
                  for chosen in static]
-        self.still = sheet([(f"{word}. {sentence}", figure) for word, (figure, sentence) in zip(words, stills)])
+        self.still = sheet([(word, figure) for word, (figure, _) in zip(words, stills)])
         self.words = " | ".join(f"{word}. {sentence}" for word, (_, sentence) in zip(words, stills))
         self.redraw()
         for control in self.controls.values():

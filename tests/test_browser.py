@@ -161,7 +161,7 @@ def test_every_control_moves_picture_and_words(path, lab, browser):
                 element.focus()
                 page.keyboard.press(key)
                 after = wait_for(page, n, lambda state: state["picture"] != start["picture"] and state["words"] != start["words"])
-                assert after["picture"] != start["picture"], f"{where}: the picture stayed"
+                assert after["picture"] != start["picture"], f"{where}: the picture stayed ({after['words']})"
                 assert after["words"] != start["words"], f"{where}: the read-out stayed"
                 assert after["width"] > 400 and not after["failed"], f"{where}: {after['words']}"
                 assert explorer.evaluate("box => box.contains(document.activeElement)"), f"{where}: the key took the focus away"
