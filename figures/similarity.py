@@ -1,4 +1,4 @@
-"""Makes figures/similarity.csv and its two pictures: how alike two tasks are, and what is left of the first when the second is learned.
+"""Makes figures/similarity.csv and its two pictures: how alike two tasks are, and what is left of the first after the second.
 
     python figures/similarity.py        about 200 short trainings, 15 minutes on one free core
 
@@ -39,14 +39,16 @@ def agreement(base, seed: int, rank: int, named: bool) -> pd.DataFrame:
 def surface(base, seed: int, rank: int, named: bool) -> pd.DataFrame:
     """Same or other question, same or other words."""
     streams = [shared_pair(question, words, seed, named=named) for question in (True, False) for words in (True, False)]
-    return learn_pairs(streams, METHODS, base, seed, rank=rank, alpha=2 * rank).assign(control="surface", rank=rank, named=named, seed=seed)
+    table = learn_pairs(streams, METHODS, base, seed, rank=rank, alpha=2 * rank)
+    return table.assign(control="surface", rank=rank, named=named, seed=seed)
 
 
 def main() -> None:
     torch.set_num_threads(1)
     base, folder = mbf.load_model("tiny", device="cpu"), ROOT / "runs" / "similarity"
     folder.mkdir(parents=True, exist_ok=True)
-    plan = [(agreement, 8, True), (surface, 8, False), (agreement, 32, True), (agreement, 4, True), (agreement, 8, False)]     # rank, named
+    plan = [(agreement, 8, True), (surface, 8, False), (agreement, 32, True), (agreement, 4, True),          # rank, named
+            (agreement, 8, False)]
     cells = [(make, seed, rank, named) for make, rank, named in plan for seed in SEEDS]
     for make, seed, rank, named in cells:
         file = folder / f"{make.__name__}-{rank}-{'named' if named else 'bare'}-{seed}.csv"

@@ -107,6 +107,7 @@ def _add_inputs(parser, data_seed: int = 0) -> None:
     parser.add_argument("--data-seed", type=int, default=data_seed, help="of the rows: which world, which rows under --limit")
     parser.add_argument("--limit", type=int, help="at most that many train and that many test rows a task")
     parser.add_argument("--named", action=argparse.BooleanOptionalAction, help="prompts name the data set, or not; default: as the stream's source has it")
+    parser.add_argument("--prompts", metavar="FORM", help="of a benchmark: O-LoRA or SAPT; or chat, the model's own template")
     _add_settings(parser.add_argument_group("training", "a base may bring other defaults (lora.json beside its weights)"))
 
 

@@ -62,7 +62,8 @@ def _side_by_side(runs: dict) -> str:
 
 def _stream(arguments, name: str, order=None):
     from .sources import load_stream
-    return load_stream(name, order=order, seed=arguments.data_seed, limit=arguments.limit, named=arguments.named)
+    return load_stream(name, order=order, seed=arguments.data_seed, limit=arguments.limit, named=arguments.named,
+                       prompts=arguments.prompts)
 
 
 def run(arguments) -> None:

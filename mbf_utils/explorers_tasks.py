@@ -1,7 +1,7 @@
 """Two more explorers: another merge of the tasks that a run was trained on, and two tasks that are alike to a chosen degree.
 
-As in explorers.py, what costs time is done when an explorer is made or is remembered. A move of `merge` merges and asks the model:
-a few tenths of a second on a free core.
+As in explorers.py, what costs time is done when an explorer is made or is remembered. A move of `merge` merges and asks the
+model: a few tenths of a second on a free core.
 """
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def merge(runs: Mapping[str, Run], rows: int | None = ROWS, stream: Stream | Non
     """Would another merge have kept more? Schedule, exponent and merged factors are changed, the model is merged anew from the
     stored fine-tuned factors and asked again, without any training.
 
-    runs: by method, of one stream, base and settings; how their tasks start, and what is frozen, is what they differ in. rows: test
-    rows a task. stream, model: those of the runs, where they are not the built-in ones.
+    runs: by method, of one stream, base and settings; how their tasks start, and what is frozen, is what they differ in. rows:
+    test rows a task. stream, model: those of the runs, where they are not the built-in ones.
     """
     bench = Remerge(dict(runs), rows, stream, model)
     T = min(len(run.logs) for run in runs.values())

@@ -1,9 +1,10 @@
-"""Streams from the folders of two benchmarks, with the prompts of their own programs, letter for letter.
+"""Streams from the folders of three benchmarks, with the prompts of their own programs, letter for letter.
 
 O-LoRA (cmnfriend/O-LoRA)   <TaskType>/<dataset>/{train,dev,test}.json, a list of {"label", "sentence"}, and labels.json.
 SAPT (circle-hit/SAPT)      <task>/{train,dev,test}.json, an object with "Definition" and "Instances", a list of {"input",
                             "output"}. The fifteen data sets of the long benchmark take the prompt of SAPT's folder
                             Long_Sequence, every other task that of its folder SuperNI.
+TRACE (BeyonderXX/TRACE)    <task>/{train,eval,test}.json, a list of {"prompt", "answer"}; the prompt is used as it is.
 
 Nothing is guessed: what cannot be used raises one sentence with file and row, and rows that are left out are in a warning.
 """
@@ -15,8 +16,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from mbf_utils.errors import InputError
-from mbf_utils.prompts import (INSTRUCTIONS, KNOWN, SAYS, SUPERNI_LABELS, Frame, frame_of, key_of, known, olora_frame, sapt_frame,
-                               superni_frame)
+from mbf_utils.prompts import (FORMS, INSTRUCTIONS, KNOWN, SAYS, SUPERNI_LABELS, TRACE_LABELS, Frame, frame_of, key_of, known,
+                               olora_frame, sapt_frame, superni_frame)
 from mbf_utils.rows import SPLITS, check_draw, draw, parsed, refusal, text_of, told_apart, usable, wrong
 from mbf_utils.streams import ORDERS, Example, Stream, TaskData, find_order
 
@@ -26,7 +27,7 @@ def read_folder(path, order=None, seed: int = 0, limit: int | None = None, named
     """The tasks of a benchmark's folder in an order, each with train, dev and test rows.
 
     order: a key of `streams.ORDERS` ("1" to "6", "O1", "O2", also 4 or "long:4"), or task names as a list or with commas.
-        None is order 1, or else O1, if all its tasks are in the folder, otherwise "sorted": the folder's tasks by name.
+        None is order 1, O1 or TRACE's, the first whose tasks are all in the folder, otherwise "sorted": the tasks by name.
         Case does not count in names, and boolq is BoolQA, sst2 is SST-2.
     limit: at most so many rows of each split of a task, drawn with `seed` and left in the file's order. A smaller limit
         gives some of the rows of a larger one.
@@ -36,8 +37,9 @@ def read_folder(path, order=None, seed: int = 0, limit: int | None = None, named
         come from; None is the folder's own.
 
     Labels come from labels.json (O-LoRA), from `SUPERNI_LABELS`, or are the outputs of the whole train.json, sorted (SAPT's
-    long benchmark, whose labels.json contradicts its rows for QQP). Rows with another label or without an answer are
-    dropped with a warning. Where there is no dev.json, a tenth of train, drawn with `seed`, is dev and leaves train.
+    long benchmark, whose labels.json contradicts its rows for QQP), or from `TRACE_LABELS`. Rows with another label or without
+    an answer are dropped with a warning. Where there is no dev.json, a tenth of train, drawn with `seed`, is dev and leaves
+    train.
     Raises InputError for a folder, file, row, order or limit that cannot be used.
     """
     check_draw(limit, seed)
@@ -46,7 +48,7 @@ def read_folder(path, order=None, seed: int = 0, limit: int | None = None, named
     order_name, names = _resolve(order, found, root)
     tasks, copies = [], []
     for task_type, folder in (found[name] for name in names):
-        rows, labels = (_olora_task if task_type else _sapt_task)(folder, task_type, named, prompts)
+        rows, labels = (_olora_task(folder, task_type, named, prompts) if task_type else _flat_task(folder, named, prompts))
         if "dev" not in rows:
             rows["train"], rows["dev"] = _hold_out(rows["train"], folder, seed)
         elif rows["dev"] == rows["test"]:
@@ -86,8 +88,13 @@ def _scan(root: Path) -> dict[str, tuple[str | None, Path]]:
 def _resolve(order, found, root: Path) -> tuple[str, list[str]]:
     """The order's name and its tasks' names, which are looked up among the folder's and never joined to a path."""
     if order is None:
-        order = next((key for key in ("1", "O1") if {key_of(name) for name in find_order(key)[1]} <= set(found)), "sorted")
-    label, names = ("sorted", list(found)) if isinstance(order, str) and order == "sorted" else find_order(order)
+        order = next((key for key in ("1", "O1", "trace:1") if _all_in(find_order(key)[1], found)), "sorted")
+    if isinstance(order, str) and order == "sorted":
+        label, names = "sorted", list(found)
+    elif str(order) == "1" and _all_in(ORDERS["trace"]["1"], found) and not _all_in(ORDERS["standard"]["1"], found):
+        label, names = find_order("trace:1")
+    else:
+        label, names = find_order(order)
     keys = [key_of(name) for name in names]
     for name, key in zip(names, keys):
         if key not in found:
@@ -97,6 +104,10 @@ def _resolve(order, found, root: Path) -> tuple[str, list[str]]:
         if keys.count(key) > 1:
             raise InputError(f"expected every task once in the order {label!r}, found {name!r} {keys.count(key)} times.")
     return label, keys
+
+
+def _all_in(names: list[str], found) -> bool:
+    return {key_of(name) for name in names} <= set(found)
 
 
 Read = tuple[dict[str, list[Example]], tuple[str, ...]]         # rows by split, and the labels
@@ -118,14 +129,47 @@ def _olora_task(folder: Path, task_type: str, named: bool, prompts: str | None) 
     return splits, labels
 
 
-def _sapt_task(folder: Path, _type: None, named: bool, prompts: str | None) -> Read:
+def _flat_task(folder: Path, named: bool, prompts: str | None) -> Read:
+    """A task without a task type above it: SAPT's, or TRACE's where the rows have prompts."""
+    files = list(_splits(folder))
+    rows = files[0][2]
+    if not isinstance(rows, list) or not rows or not isinstance(rows[0], dict) or "prompt" not in rows[0]:
+        return _sapt_task(folder, files, named, prompts)
+    if prompts in FORMS[:2]:
+        raise InputError(f"expected prompts to be left out or chat for {folder}, found {prompts!r}: TRACE's rows hold whole "
+                         "prompts.")
+    return _trace_task(folder, files)
+
+
+def _trace_task(folder: Path, files: list) -> Read:
+    """What the prompts of train have in common at their beginning and end is the frame, the rest may be shortened."""
+    labels, splits, begin, end = TRACE_LABELS.get(folder.name.lower(), ()), {}, "", ""
+    for split, file, rows in files:
+        if not isinstance(rows, list):
+            raise wrong("one list of rows (TRACE's form)", file, rows, 'write [{"prompt": ..., "answer": ...}, ...]')
+        pairs = [(_text(row, "prompt", file, i), _text(row, "answer", file, i, blank=True).strip())
+                 for i, row in enumerate(rows, 1)]
+        if split == "train" and len(pairs) > 1:
+            begin = os.path.commonprefix([prompt for prompt, _ in pairs])
+            end = os.path.commonprefix([prompt[len(begin):][::-1] for prompt, _ in pairs])[::-1]
+        examples = [Example(prompt, (answer,) if answer else (), _inside(prompt, begin, end)) for prompt, answer in pairs]
+        splits[split] = _keep(examples, labels, file)
+    return splits, labels
+
+
+def _inside(prompt: str, begin: str, end: str) -> tuple[int, int] | None:
+    framed = prompt.startswith(begin) and prompt.endswith(end) and len(begin) + len(end) < len(prompt) and bool(begin or end)
+    return (len(begin), len(prompt) - len(end)) if framed else None
+
+
+def _sapt_task(folder: Path, files: list, named: bool, prompts: str | None) -> Read:
     long, labels, olora = known(folder.name), SUPERNI_LABELS.get(key_of(folder.name), ()), prompts == "O-LoRA"
     if olora and not long:
         raise InputError(f"expected one of the data sets that O-LoRA has a prompt for ({', '.join(KNOWN)}), found "
                          f"{folder.name!r}; leave prompts out.")
     labels = KNOWN[long].labels if olora else labels
     splits = {}
-    for split, file, content in _splits(folder):              # train comes first, so that its outputs are the labels
+    for split, file, content in files:                        # train comes first, so that its outputs are the labels
         if not isinstance(content, dict):
             raise wrong("one object with Definition and Instances (SAPT's form)", file, content,
                         "for O-LoRA's form give the folder above the task types")
@@ -154,10 +198,12 @@ def _asking_olora(name: str, named: bool) -> Frame:
 
 
 def _splits(folder: Path):
-    """Name, file and content of the splits, train first; dev only where it is there."""
-    for split in ("train", "test", "dev"):
-        if split != "dev" or os.path.lexists(folder / "dev.json"):
-            yield split, folder / f"{split}.json", _read(folder / f"{split}.json")
+    """Name, file and content of the splits, train first; dev, which TRACE calls eval, only where it is there."""
+    for split, name in (("train", "train"), ("test", "test"), ("dev", "dev"), ("dev", "eval")):
+        if split != "dev" or os.path.lexists(folder / f"{name}.json"):
+            yield split, folder / f"{name}.json", _read(folder / f"{name}.json")
+            if name == "dev":
+                return
 
 
 def _definition(value, file: Path, long: bool) -> str:

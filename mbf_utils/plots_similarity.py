@@ -1,4 +1,4 @@
-"""Pictures of pairs of tasks, from figures/similarity.csv: how alike they are, what is left of the first, and how the updates lie.
+"""Pictures of pairs of tasks, from figures/similarity.csv: how alike they are, what is left of the first, how the updates lie.
 
 The table is that of similarity.learn_pairs with the columns control, rank, named and seed; see figures/similarity.py. A line is a
 mean over the seeds, a bar or band one sample standard deviation.
@@ -11,11 +11,12 @@ import pandas as pd
 from .errors import InputError
 from .looks import colour, in_sentence, look
 from .plots import WIDTH, Picture, canvas
+from .plots_merge import plain
 from .titles import title_of
 
 TAILS = {"exact match": "", "best of the task's labels": "_labels"}
 TOGETHER = "multi_task"                             # both tasks at once: what one LoRA can hold
-SEQUENCES = ("same question, same words", "same question, other words", "other question, same words", "other question, other words")
+SEQUENCES = tuple(f"{question} question, {words} words" for question in ("same", "other") for words in ("same", "other"))
 
 
 def agreement(table: pd.DataFrame, rank: int, named: bool) -> pd.DataFrame:
@@ -24,20 +25,22 @@ def agreement(table: pd.DataFrame, rank: int, named: bool) -> pd.DataFrame:
     if found.empty:
         some = table[table.control == "agreement"]
         ranks = sorted(some[some.named == named]["rank"].unique())
-        raise InputError(f"expected a rank that was measured where prompts {'name' if named else 'do not name'} their task "
+        raise InputError(f"expected a rank that was measured where prompts {_named(named)} their task "
                          f"({', '.join(map(str, ranks))}), found {rank}")
     return found.assign(likeness=found.pair.astype(float))
 
 
-def likeness(table: pd.DataFrame, at: float, rank: int, named: bool, reading: str = "exact match", title: str | None = None) -> Picture:
-    """What does it cost the first task that the second is unlike it? Left what is left of the first, right how the two updates lie,
-    both against the share of answers that mean the same; the vertical line is at `at`."""
+def likeness(table: pd.DataFrame, at: float, rank: int, named: bool, reading: str = "exact match",
+             title: str | None = None) -> Picture:
+    """What does it cost the first task that the second is unlike it? Left what is left of the first, then how the two updates
+    lie, both against the share of answers that mean the same; the vertical line is at `at`."""
     some, tail = agreement(table, rank, named), TAILS[reading]
     methods = _methods(some)
     seeds = some.seed.nunique()
-    figure = canvas(WIDTH, 4.2, title or _what_it_costs(some, at, tail), f"Rank {rank}; prompts {'name' if named else 'do not name'} their task; "
-                    f"mean of {seeds} seed{'s' * (seeds > 1)}, bands and bars: one standard deviation. Scored by {reading}. Likeness: share of the "
-                    "answer words that mean the same in both tasks.", lines=2)
+    figure = canvas(WIDTH, 4.2, title or _what_it_costs(some, at, tail),
+                    f"Rank {rank}; prompts {_named(named)} their task; mean of {seeds} seed{'s' * (seeds > 1)}, bands and bars: "
+                    f"one standard deviation. Scored by {reading}. Likeness: share of the answer words that mean the same in both "
+                    "tasks.", lines=2)
     left, middle, right = figure.subplots(1, 3, width_ratios=(4, 3, 3))
     learned = some.drop_duplicates("seed")["learned" + tail].mean()
     places = np.array(sorted(some.likeness.unique()))
@@ -56,12 +59,12 @@ def likeness(table: pd.DataFrame, at: float, rank: int, named: bool, reading: st
         axis.axvline(at, color="0.6", linewidth=1.5, linestyle="-", zorder=0)
         axis.set(xticks=places, xlim=(-0.06, 1.06))
         axis.set_xlabel("likeness of the tasks", fontsize=13)
-        _plain(axis)
+        plain(axis)
     left.set(ylim=(-4, 104), yticks=(0, 25, 50, 75, 100))
     middle.set_ylim(min(-0.3, middle.get_ylim()[0]), max(1.6, middle.get_ylim()[1]))
     middle.legend([middle.plot([], [], color="0.35", linewidth=2, linestyle=style)[0] for style in ("-", "--")],
                   ["their cosine", "norm, second by first"], fontsize=12, frameon=False, loc="upper left", borderpad=0)
-    for axis, words in ((left, "of the first task, right (%)"), (middle, "the two updates"), (right, "second update in the first's")):
+    for axis, words in zip(figure.axes, ("of the first task, right (%)", "the two updates", "second update in the first's")):
         axis.set_title(words, fontsize=13, loc="left")
     _inside(right, some[np.isclose(some.likeness, at)], methods)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", fontsize=12, frameon=False, ncols=5)
@@ -72,7 +75,8 @@ def _line(axis, rows: pd.DataFrame, column: str, method: str, size: float, style
     values = rows.groupby("likeness")[column]
     mean, spread = values.mean(), values.std(ddof=1).fillna(0)
     marker, usual = look(method)
-    axis.plot(mean.index, mean, color=colour(method), marker=marker, linestyle=style or usual, linewidth=size / 3.5, markersize=size, label=title_of(method))
+    axis.plot(mean.index, mean, color=colour(method), marker=marker, linestyle=style or usual, linewidth=size / 3.5,
+              markersize=size, label=title_of(method))
     axis.fill_between(mean.index, mean - spread, mean + spread, color=colour(method), alpha=0.18, linewidth=0)
 
 
@@ -80,22 +84,28 @@ def _inside(axis, rows: pd.DataFrame, methods: list[str]) -> None:
     """Shares of the second update in the first's row and column spaces, a bar a method, and what a random one would have."""
     for k, method in enumerate(methods):
         some = rows[rows.method == method]
-        places = np.arange(2) + (k - (len(methods) - 1) / 2) * 0.36
-        axis.bar(places, some[["rows", "columns"]].mean(), width=0.34, color=colour(method), yerr=some[["rows", "columns"]].std(ddof=1).fillna(0),
-                 error_kw={"elinewidth": 1.3, "capsize": 3})
+        values = some[["rows", "columns"]]
+        _bars(axis, k - (len(methods) - 1) / 2, values.mean(), values.std(ddof=1), method)
     chance = rows[rows.method.isin(methods)][["rows_expected", "columns_expected"]].mean()
     for place, value in enumerate(chance):
         axis.plot([place - 0.42, place + 0.42], [value, value], color="black", linewidth=2.2, label=None if place else "random")
     axis.set_xticks(range(2), ["row space", "column space"])
     axis.set(ylim=(0, 1.05))
     axis.legend(fontsize=12, frameon=False, loc="upper right")
-    _plain(axis)
+    plain(axis)
+
+
+def _bars(axis, aside: float, mean: pd.Series, spread: pd.Series, method: str) -> None:
+    """A method's bars, one a group, with their spread; aside: how many bars from the middle of the group."""
+    axis.bar(np.arange(len(mean)) + aside * 0.36, mean, yerr=spread.fillna(0), width=0.34, color=colour(method),
+             label=title_of(method), error_kw={"elinewidth": 1.3, "capsize": 3})
 
 
 def _what_it_costs(some: pd.DataFrame, at: float, tail: str) -> str:
     here = some[np.isclose(some.likeness, at)]
     if here.empty:
-        raise InputError(f"expected a likeness that was measured ({', '.join(f'{x:g}' for x in sorted(some.likeness.unique()))}), found {at:g}")
+        known = ", ".join(f"{x:g}" for x in sorted(some.likeness.unique()))
+        raise InputError(f"expected a likeness that was measured ({known}), found {at:g}")
     learned, methods = here["learned" + tail].mean(), _methods(here)
     kept = {method: here[here.method == method]["left" + tail].mean() for method in methods}
     words = " and ".join(f"{value:.0f} % with {in_sentence(title_of(method))}" for method, value in kept.items())
@@ -109,10 +119,12 @@ def likeness_in_words(table: pd.DataFrame, at: float, rank: int, named: bool, re
     here, found = some[np.isclose(some.likeness, at)], []
     for method in _methods(some):
         rows = here[here.method == method]
-        found.append(f"{in_sentence(title_of(method))}: {_spread(rows['learned' + tail])} when learned, {_spread(rows['left' + tail])} after the second "
-                     f"task, which has {_spread(rows['second' + tail])}; the second update has {_spread(rows['size'], 2)} times the first's norm and "
-                     f"cosine {_spread(rows.cosine, 2)} with it; the share {_spread(rows.rows, 2)} of it lies in the first's rows (random {rows.rows_expected.mean():.2f}) and {_spread(rows['columns'], 2)} in its "
-                     f"columns (random {rows.columns_expected.mean():.2f})")
+        learned, left, second = (_spread(rows[name + tail]) for name in ("learned", "left", "second"))
+        size, cosine, inside, written = (_spread(rows[name], 2) for name in ("size", "cosine", "rows", "columns"))
+        found.append(f"{in_sentence(title_of(method))}: {learned} when learned, {left} after the second task, which has "
+                     f"{second}; the second update has {size} times the first's norm and cosine {cosine} with it; the share {inside} of it "
+                     f"lies in the first's rows (random {rows.rows_expected.mean():.2f}) and {written} in its columns (random "
+                     f"{rows.columns_expected.mean():.2f})")
     both = here[here.method == TOGETHER]
     if len(both):
         found.append(f"both tasks at once: {_spread(both['left' + tail])} and {_spread(both['second' + tail])}")
@@ -127,20 +139,20 @@ def surface(table: pd.DataFrame, title: str | None = None) -> Picture:
     if set(pairs) - set(some.pair):
         raise InputError("expected rows of control surface, as figures/similarity.py makes them, found none")
     seeds, learned = some.seed.nunique(), some.drop_duplicates("seed")
-    figure = canvas(WIDTH, 4.2, title or _what_collides(some), f"The first task after the second, rank {some['rank'].iloc[0]}, mean of {seeds} seeds; bars: "
-                    f"one standard deviation. Prompts {'name' if some.named.iloc[0] else 'do not name'} their task. Dashed: the first when learned.", lines=2)
+    figure = canvas(WIDTH, 4.2, title or _what_collides(some),
+                    f"The first task after the second, rank {some['rank'].iloc[0]}, mean of {seeds} seeds; bars: one standard "
+                    f"deviation. Prompts {_named(some.named.iloc[0])} their task. Dashed: the first when learned.", lines=2)
     axes = figure.subplots(1, 2, sharey=True)
     for axis, (reading, tail) in zip(axes, TAILS.items()):
         axis.axhline(learned["learned" + tail].mean(), color="0.35", linestyle="--", linewidth=1.6)
         methods = _methods(some)
         for k, method in enumerate(methods):
             values = some[some.method == method].groupby("pair")["left" + tail]
-            axis.bar(np.arange(len(pairs)) + (k - (len(methods) - 1) / 2) * 0.36, values.mean()[pairs], yerr=values.std(ddof=1).fillna(0)[pairs],
-                     width=0.34, color=colour(method), label=title_of(method), error_kw={"elinewidth": 1.3, "capsize": 3})
+            _bars(axis, k - (len(methods) - 1) / 2, values.mean()[pairs], values.std(ddof=1)[pairs], method)
         axis.set_xticks(range(len(pairs)), [pair.replace(", ", ",\n") for pair in pairs])
         axis.set(ylim=(0, 104), yticks=(0, 25, 50, 75, 100))
         axis.set_title(reading, fontsize=13, loc="left")
-        _plain(axis)
+        plain(axis)
         axis.tick_params(axis="x", labelsize=10.5)
     axes[0].set_ylabel("of the first task, right (%)", fontsize=13)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=12, frameon=False, ncols=3)
@@ -150,7 +162,8 @@ def surface(table: pd.DataFrame, title: str | None = None) -> Picture:
 def _what_collides(some: pd.DataFrame) -> str:
     """What exact match loses where the words alone, and where the question alone, is another."""
     fall = (some.learned - some.left).groupby(some.pair).mean()
-    cost = [f"{fall[pair]:.0f} point{'s' * bool(fall[pair] >= 1.5)}" if fall[pair] > 0.5 else "nothing" for pair in SEQUENCES[1:3]]
+    lost = fall[list(SEQUENCES[1:3])].tolist()
+    cost = [f"{points:.0f} point{'s' * (round(points) > 1)}" if points > 0.5 else "nothing" for points in lost]
     return f"By exact match other answer words cost the first task {cost[0]}, another question with the same words {cost[1]}"
 
 
@@ -163,8 +176,5 @@ def _spread(values: pd.Series, digits: int = 1) -> str:
     return words.replace("-", "−")
 
 
-def _plain(axis) -> None:
-    axis.tick_params(labelsize=12)
-    axis.grid(axis="y", color="0.9")
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
+def _named(named: bool) -> str:
+    return "name" if named else "do not name"

@@ -18,7 +18,7 @@ from .updates import over_modules
 KINDS = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
 LAYERS = 12                                         # layers up to which the cells carry numbers
 PIECES = (("both", "rows and columns", "#0B3C5D", None), ("rows", "rows alone", "#4C9BC9", "//"),
-          ("columns", "columns alone", "#C9DDEB", None), ("own", "its own", "#E69F00", None))       # dark to light, then another hue
+          ("columns", "columns alone", "#C9DDEB", None), ("own", "its own", "#E69F00", None))   # dark to light, another hue
 ALIKE = 1.1                                         # norms within this factor are called alike
 RANDOM = 0.45                                       # opacity of what chance would give
 
@@ -31,13 +31,13 @@ def placement(table: pd.DataFrame, relative: bool, title: str | None = None) -> 
     """
     _check(table, ("task", "layer", "part", "kind", "learned", "drift", "effective"), "anatomy.placement")
     unit = ", by the norm of the base's weight" if relative else ""
-    parts = table.groupby("part", sort=False)[["learned", "drift"]].mean()
     earlier = table[table.task < table.task.max()]
     panels = (("learned: ‖s Dᵢ‖", table, "learned"), ("drift: ‖s (ΔWₜ − ΔWᵢ)‖", table if earlier.empty else earlier, "drift"),
               ("effective rank of Dᵢ", table, "effective"))
-    figure = canvas(WIDTH, 2.6 + 0.28 * min(table.layer.nunique(), 2 * LAYERS), title or _who_moves(parts.learned, _by_part(earlier, "drift"), table),
-                    f"Dᵢ: what task i changed; ΔWᵢ: the model after it, t the last task; Frobenius norms{unit}. Means over the tasks. "
-                    "White line: attention to the left, MLP to the right.", lines=2)
+    height = 2.6 + 0.28 * min(table.layer.nunique(), 2 * LAYERS)
+    figure = canvas(WIDTH, height, title or _who_moves(_by_part(table, "learned"), _by_part(earlier, "drift"), table),
+                    f"Dᵢ: what task i changed; ΔWᵢ: the model after it, t the last task; Frobenius norms{unit}. Means over the "
+                    "tasks. White line: attention to the left, MLP to the right.", lines=2)
     kinds = sorted(table.kind.unique(), key=lambda kind: (*table[table.kind == kind].part.ne("attention").unique(), _order(kind)))
     border = table[table.part == "attention"].kind.nunique()
     for axis, (heading, rows, column) in zip(figure.subplots(1, 3, sharey=True), panels):
@@ -45,8 +45,8 @@ def placement(table: pd.DataFrame, relative: bool, title: str | None = None) -> 
         image = axis.imshow(cells, cmap="cividis", aspect="auto", vmin=0)
         _numbers(axis, cells.to_numpy(), column)
         axis.axvline(border - 0.5, color="white", linewidth=3)
-        axis.set_xticks(range(len(kinds)), [short(kind.removesuffix("_proj"), 8) for kind in kinds], rotation=40 if len(kinds) > 4 else 0,
-                        ha="right" if len(kinds) > 4 else "center", rotation_mode="anchor")
+        axis.set_xticks(range(len(kinds)), [short(kind.removesuffix("_proj"), 8) for kind in kinds],
+                        rotation=40 if len(kinds) > 4 else 0, ha="right" if len(kinds) > 4 else "center", rotation_mode="anchor")
         shown = range(len(cells)) if len(cells) <= LAYERS else [tick - 1 for tick in ticks(len(cells))]
         axis.set_yticks(list(shown), [cells.index[k] for k in shown])
         axis.tick_params(labelsize=12)
@@ -110,7 +110,8 @@ def shares(tables: Mapping[str, pd.DataFrame], names: Sequence[str] | None = Non
         _check(table, ("task", "module", "part", "value", "expected", "energy"), "anatomy.shares")
         whole[method] = pieces(over_modules(table))
     figure = canvas(WIDTH, 4.2, title or _how_much_is_own(whole),
-                    "Share of ‖Dᵢ‖², all modules, in the row and column spaces of D₁ … Dᵢ₋₁. Strong: measured; pale: expected of a random update.")
+                    "Share of ‖Dᵢ‖², all modules, in the row and column spaces of D₁ … Dᵢ₋₁. Strong: measured; pale: expected of "
+                    "a random update.")
     axes = figure.subplots(1, len(whole), sharey=True, squeeze=False)[0]
     for axis, (method, table) in zip(axes, whole.items()):
         tasks = sorted(table.task.unique())
@@ -118,8 +119,8 @@ def shares(tables: Mapping[str, pd.DataFrame], names: Sequence[str] | None = Non
             base = np.zeros(len(tasks))
             for piece, words, shade, hatch in PIECES:
                 height = table[table.piece == piece].sort_values("task")[column].to_numpy()
-                axis.bar(np.array(tasks) + offset, height, 0.4, bottom=base, color=shade, alpha=opacity, hatch=hatch, edgecolor="white",
-                         linewidth=0, label=words if opacity == 1 else None)
+                axis.bar(np.array(tasks) + offset, height, 0.4, bottom=base, color=shade, alpha=opacity, hatch=hatch,
+                         edgecolor="white", linewidth=0, label=words if opacity == 1 else None)
                 base = base + np.nan_to_num(height)
         labels = [short(f"{task} {names[task - 1]}", 12) for task in tasks] if names else tasks
         axis.set_xticks(tasks, labels, rotation=30 if names else 0, ha="right" if names else "center", rotation_mode="anchor")
@@ -137,8 +138,11 @@ def pieces(table: pd.DataFrame) -> pd.DataFrame:
     """`updates.over_modules` cut into four pieces that add up to 1: both, rows (without both), columns (without both), own.
     Columns: task, piece, value, expected."""
     wide = table.pivot(index="task", columns="part", values=["value", "expected"])
-    found = [(task, piece, *(wide.loc[task, (column, piece)] - (wide.loc[task, (column, "both")] if piece in ("rows", "columns") else 0)
-                             for column in ("value", "expected"))) for task in wide.index for piece, *_ in PIECES]
+    for column in ("value", "expected"):
+        for piece in ("rows", "columns"):
+            wide[column, piece] -= wide[column, "both"]
+    found = [(task, piece, wide.loc[task, ("value", piece)], wide.loc[task, ("expected", piece)])
+             for task in wide.index for piece, *_ in PIECES]
     return pd.DataFrame(found, columns=["task", "piece", "value", "expected"])
 
 

@@ -150,6 +150,8 @@ def superni_frame(definition: str) -> Frame:
     return Frame(f"Definition: {definition}\n\nNow complete the following example -\nInput: ", "\nOutput: ", str, ())
 
 
+# Of TRACE's eight, where the prompts offer letters to choose from (inference/ICL.py of BeyonderXX/TRACE); by lower case names.
+TRACE_LABELS = {"c-stance": ("A", "B", "C"), "fomc": ("A", "B", "C")}
 # The classification tasks among SuperNI's fifteen, from their definitions and outputs (the definition of 875 forgets
 # sadness, that of 073 names E only at its end). All others have free text as answers.
 SUPERNI_LABELS = {

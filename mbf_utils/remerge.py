@@ -45,8 +45,8 @@ def constant(c: float) -> Callable[[int], float]:
 def remerged(run: Run, merge: str = "B", schedule: Callable[[int], float] = power(0.5)) -> list[Lora]:
     """The adapters after tasks 1, 2, ... had the run merged the factors `merge` ("B", "A", "AB" or "") at `schedule`."""
     if run.config["method"].get("begin") == "merged":
-        raise InputError(f"expected a run whose tasks start from what was fine-tuned, or afresh, found {run.method}, whose tasks start "
-                         "from the merged pair: another merge would have trained them otherwise")
+        raise InputError(f"expected a run whose tasks start from what was fine-tuned, or afresh, found {run.method}, whose tasks "
+                         "start from the merged pair: another merge would have trained them otherwise")
     method = SLAO(merge=merge, schedule=schedule)
     return [method.finish(tuned, task_of(run, i, tuned)) for i, tuned in enumerate(adapters(run, "tuned"), 1)]
 
@@ -73,7 +73,7 @@ class Bench:
             raise InputError(f"expected the rows that {run!r} was trained on, found others: give its stream")
         base, self.tokenizer = model or load_model(config["model"]["name"], device="cpu")
         if fingerprint(base) != config["model"]["fingerprint"]:
-            raise InputError(f"expected the base that {run!r} was trained on, found another one: give it as model=(model, tokenizer)")
+            raise InputError(f"expected the base that {run!r} was trained on, found another one: give model=(model, tokenizer)")
         if unlabelled := [task.name for task in stream if not task.labels]:
             raise InputError(f"expected tasks with labels to choose from, found none in {', '.join(unlabelled)}")
         self.stream = replace(stream, tasks=tuple(replace(task, test=task.test[:rows]) for task in stream))
@@ -111,7 +111,8 @@ class Remerge:
         keys = ("stream", "model", "settings")
         for run in others:
             if odd := [key for key in keys if run.config[key] != first.config[key]]:
-                raise InputError(f"expected runs of one stream, base and settings, found {run!r}, which differs in {', '.join(odd)}")
+                raise InputError(f"expected runs of one stream, base and settings, found {run!r}, which differs in "
+                                 f"{', '.join(odd)}")
         self.runs, self.bench = runs, Bench(first, rows, stream, model)
         self._own = lru_cache(None)(lambda name, after: self.bench.right(self.runs[name].lora(after), after))
         self._new = lru_cache(256)(self._scored)
@@ -160,8 +161,8 @@ def wilson(right: np.ndarray, z: float = 1.96) -> tuple[float, float, float]:
 
 
 def paired(new: list[np.ndarray], own: list[np.ndarray], z: float = 1.96) -> tuple[float, float]:
-    """(mean over tasks of new - own, half of its 95 % interval) in points. The same rows were asked, so what counts are those that
-    only one of both gets right: half = z sqrt(sum_t var(d_t) / n_t) / T, d_t in {-1, 0, 1}, var with n_t - 1."""
+    """(mean over tasks of new - own, half of its 95 % interval) in points. The same rows were asked, so what counts are those
+    that only one of both gets right: half = z sqrt(sum_t var(d_t) / n_t) / T, d_t in {-1, 0, 1}, var with n_t - 1."""
     d = [one.astype(float) - other for one, other in zip(new, own)]
     spread = sum(part.var(ddof=1) / len(part) for part in d) ** 0.5 / len(d) if all(len(part) > 1 for part in d) else float("nan")
     return 100 * float(np.mean([part.mean() for part in d])), 100 * z * spread

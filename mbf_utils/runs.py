@@ -28,6 +28,7 @@ from .settings import Settings
 from .sources import load_stream
 from .store import Store, save_value, table, write_table
 from .streams import Stream
+from .text import in_chat
 from .titles import name_of
 from .training import accelerator_for, on_main, routed, train_task
 
@@ -51,6 +52,7 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
     method = make_method(method)
     stream = load_stream(stream)
     model, tokenizer = model if isinstance(model, tuple) else load_model(model)
+    stream = in_chat(stream, tokenizer) if stream.chat else stream
     settings = _settings(model, settings)
     if len(set(stream.names)) < len(stream):
         raise InputError(f"expected tasks of different names, found {stream.names}")

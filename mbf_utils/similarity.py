@@ -48,7 +48,8 @@ def shared_pair(question: bool, words: bool, seed: int = 0, limit: int | None = 
     second = second._replace(answers={said[answer]: levels for answer, levels in two.answers.items()})
     tasks = (framed("first", one, rows(one, f"{seed} shared first", count), sizes, limit, named),
              framed("second", second, found, sizes, limit, named))
-    return Stream("shared", f"{'same' if question else 'other'} question, {'same' if words else 'other'} words", tasks, general(), named)
+    which = [f"{'same' if shared else 'other'} {what}" for shared, what in ((question, "question"), (words, "words"))]
+    return Stream("shared", ", ".join(which), tasks, general(), named)
 
 
 def learn_pairs(streams: list[Stream], methods: list[str], base, seed: int = 0, **settings) -> pd.DataFrame:
@@ -57,8 +58,8 @@ def learn_pairs(streams: list[Stream], methods: list[str], base, seed: int = 0, 
     streams: pairs with one and the same first task. methods: names in METHODS whose first task is a plain LoRA. settings: fields
     of settings.Settings. Columns: pair (the stream's order), method, and for both readings ("" exact match, "_labels" the best of
     the task's labels) learned (the first task when learned), left (after the second), second (the second when learned); of the
-    two updates (`updates.updates`) cosine and the shares of the second in the span of the first (`updates.shares`): rows, columns,
-    both, own, each with ..._expected; size: norm of the second by that of the first.
+    two updates (`updates.updates`) cosine and the shares of the second in the span of the first (`updates.shares`): rows,
+    columns, both, own, each with ..._expected; size: norm of the second by that of the first.
     """
     if not streams or any(len(stream) != 2 or stream[0] != streams[0][0] for stream in streams):
         raise InputError("expected pairs of tasks with one and the same first task, found others or none")
@@ -100,5 +101,7 @@ def _beside(one: Lora, two: Lora) -> dict[str, float]:
     dots = sum(geometry.dots([one, two], path)["dW"].numpy() for path in one)                  # (2, 2)
     table = updates.over_modules(updates.shares([one, two])).set_index("part")
     sizes = np.sqrt(dots.diagonal())
-    return {"cosine": float(dots[0, 1] / sizes.prod()), "size": float(sizes[1] / sizes[0])} | {
-        key: float(table[column][part]) for part in updates.PARTS for key, column in ((part, "value"), (f"{part}_expected", "expected"))}
+    found = {"cosine": dots[0, 1] / sizes.prod(), "size": sizes[1] / sizes[0]}
+    for part in updates.PARTS:
+        found |= {part: table.value[part], f"{part}_expected": table.expected[part]}
+    return {name: float(value) for name, value in found.items()}

@@ -31,15 +31,17 @@ def load_stream(name_or_path, order=None, seed: int = 0, limit: int | None = Non
     seed: of the drawn rows. limit: at most so many train, dev and test rows a task.
     named: whether prompts name their task; None is no for the worlds and yes, as O-LoRA has it, for folders and the Hub; prompts
         of tables are used as they are.
-    prompts: of the benchmarks: "O-LoRA" or "SAPT", to the letter of these programs; None is the folder's own, and O-LoRA's for the
-        Hub's "standard" and "long".
+    prompts: of the benchmarks: "O-LoRA" or "SAPT", to the letter of these programs; None is the folder's own, and O-LoRA's for
+        the Hub's "standard" and "long". "chat" puts whatever prompts these are into the chat template of a run's model.
     Raises InputError for an unknown name and for whatever the stream's own reader refuses.
     """
+    prompts = form_of(prompts)
+    if prompts == "chat":
+        return replace(load_stream(name_or_path, order, seed, limit, named), chat=True)
     if isinstance(name_or_path, Stream):
         return name_or_path
     if not isinstance(name_or_path, (str, Path)):
         return _read_tables(name_or_path, order, seed, limit, named)
-    prompts = form_of(prompts)
     name, inner = _split(name_or_path)
     if inner is not None:
         if order is not None and str(order) != inner:
@@ -53,8 +55,8 @@ def load_stream(name_or_path, order=None, seed: int = 0, limit: int | None = Non
             order = [task.strip() for task in order.split(",")]
         return replace(world_stream(name, order=order, seed=seed, limit=limit, named=bool(named)), named=bool(named))
     if name == "trace":
-        raise InputError("expected the folder with TRACE's files, found its name, and they are not on the Hugging Face Hub; fetch "
-                         "them by the link in the README of github.com/BeyonderXX/TRACE and give the path of the folder.")
+        raise InputError("expected the folder with TRACE's files, found its name, and they are not on the Hugging Face Hub; "
+                         "fetch them by the link in the README of github.com/BeyonderXX/TRACE and give the path of the folder.")
     if name in BENCHMARKS:
         return read_hub(name, order, seed, limit, named is None or named, prompts)
     if is_table(name):

@@ -37,12 +37,14 @@ class Stream:
     """Tasks in the order in which they are learned. `general`: text that no task contains (what the base knew before).
 
     `named` says whether the prompts name the data set, as the field's do: with it, the task's identity is in the prompt.
+    `chat`: the prompts are still to be put into the chat template of the model's tokenizer (text.in_chat; a run does it).
     """
     name: str
     order: str
     tasks: tuple[TaskData, ...]
     general: tuple[str, ...] = ()
     named: bool = False
+    chat: bool = False
 
     def __iter__(self) -> Iterator[TaskData]:
         return iter(self.tasks)

@@ -6,6 +6,7 @@ attention mask: under a causal mask no real token sees it.
 from __future__ import annotations
 
 import string
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from .errors import InputError
-from .streams import Example
+from .streams import Example, Stream
 from .subspaces import lifted
 
 IGNORE = -100
@@ -59,6 +60,34 @@ def token_ids(tokenizer, texts: list[str]) -> list[list[int]]:
 def answer_text(example: Example, answer: str) -> str:
     """The answer as it follows the prompt: after a blank, unless the prompt ends in white space."""
     return answer if example.prompt[-1:].isspace() else " " + answer
+
+
+def in_chat(stream: Stream, tokenizer) -> Stream:
+    """The stream with each prompt as the user's turn of the tokenizer's chat template, up to where the assistant answers.
+
+    The template's own bos is left out, as `encode` begins with it. Raises InputError where the tokenizer has no template, or one
+    that does not hold the prompt.
+    """
+    if tokenizer.chat_template is None:
+        raise InputError(f"expected a tokenizer with a chat template, found none in {tokenizer.name_or_path!r}; take a chat "
+                         "model, or leave out prompts='chat'.")
+    tasks = tuple(replace(task, **{split: [_turn(tokenizer, row) for row in getattr(task, split)]
+                                   for split in ("train", "dev", "test")}) for task in stream)
+    return replace(stream, tasks=tasks, chat=False)
+
+
+def _turn(tokenizer, example: Example) -> Example:
+    turns = [{"role": "user", "content": example.prompt}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    text = text.removeprefix(tokenizer.bos_token or "")
+    kept = example.prompt if example.prompt in text else example.prompt.strip()            # many templates strip the turn
+    at = text.find(kept)
+    if not kept or at < 0:
+        raise InputError(f"expected the prompt {example.prompt[:60]!r} in the chat template's text, found {text[:60]!r}; the "
+                         "template changes it.")
+    shift = at - example.prompt.index(kept)
+    start, end = (min(max(place + shift, at), at + len(kept)) for place in example.body or (0, 0))
+    return Example(text, example.answers, example.body and (start, end))
 
 
 def encode(tokenizer, examples: list[Example], max_length: int) -> list[Encoded]:

@@ -32,11 +32,13 @@ def place(path: str) -> tuple[int, str, str]:
     names = path.split(".")
     at = next((k for k, name in enumerate(names) if name.isdigit()), None)
     inner = names[at + 1:] if at is not None else names
-    part = next((part for mark, part in (("att", "attention"), ("mlp", "MLP"), ("feed", "MLP")) if mark in ".".join(inner[:-1])), "other")
+    above = ".".join(inner[:-1])
+    part = next((part for mark, part in (("att", "attention"), ("mlp", "MLP"), ("feed", "MLP")) if mark in above), "other")
     return int(names[at]) if at is not None else 0, part, names[-1]
 
 
-def placement(changed: list[Lora], models: list[Lora], weights: dict[str, Tensor] | None = None, scaling: float = 1.0) -> pd.DataFrame:
+def placement(changed: list[Lora], models: list[Lora], weights: dict[str, Tensor] | None = None,
+              scaling: float = 1.0) -> pd.DataFrame:
     """Which modules learn, and which of them move on afterwards.
 
         learned  ||s D_i||_F                      what task i changed
@@ -107,8 +109,8 @@ def _inside(D: Pair, P: Tensor, Q: Tensor) -> tuple[tuple[float, ...], float]:
 
 
 def over_modules(table: pd.DataFrame) -> pd.DataFrame:
-    """`shares` of the whole model, all modules as one block-diagonal matrix: means weighted by energy. Columns: task, part, value,
-    expected."""
+    """`shares` of the whole model, all modules as one block-diagonal matrix: means weighted by energy. Columns: task, part,
+    value, expected."""
     weighted = table.assign(value=table.value * table.energy, expected=table.expected * table.energy)
     sums = weighted.groupby(["task", "part"], sort=False)[["value", "expected", "energy"]].sum(min_count=1)
     return sums[["value", "expected"]].div(sums.energy, axis=0).reset_index()

@@ -44,8 +44,9 @@ def test_what_is_shown_is_what_the_model_answers(explorer, runs):
     explorer.controls["merge"].value = "AB"
     table = bench.table("slao", "AB", power(1.0), 2)
     mean = table[table.task == "mean"].value.iloc[0]
-    assert explorer.sentence.startswith(f"A and B merged at λ(i) = i^−1.00, mean of 2 tasks, 10 rows: by exact match {mean:.1f} % ")
-    assert "Each task trained from the last tuned pair, A orthonormal (a stored run, for a start or a frozen factor changes" in explorer.sentence
+    words = explorer.sentence
+    assert words.startswith(f"A and B merged at λ(i) = i^−1.00, mean of 2 tasks, 10 rows: by exact match {mean:.1f} % ")
+    assert "Each task trained from the last tuned pair, A orthonormal (a stored run, for a start or a frozen factor changes" in words
 
 
 def test_a_constant_above_one_is_refused_in_words(explorer):
@@ -69,7 +70,8 @@ def test_where_a_run_starts_is_said_in_words(runs):
     assert {name: trained_from(run) for name, run in runs.items()} == {
         "slao": "the last tuned pair, A orthonormal", "slao_preserve": "the last tuned pair, A orthonormal, function kept",
         "slao_random": "a fresh LoRA", "slao_last_merged": "the merged pair, A orthonormal", "seqlora": "the last tuned pair",
-        "slao_frea_mb": "the last tuned pair, A frozen", "slao_freb_ma": "the last tuned pair, B frozen from task 2", "per_task": "a fresh LoRA"}
+        "slao_frea_mb": "the last tuned pair, A frozen", "slao_freb_ma": "the last tuned pair, B frozen from task 2",
+        "per_task": "a fresh LoRA"}
 
 
 def test_runs_of_other_settings_do_not_share_an_explorer(runs, model):

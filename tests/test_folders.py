@@ -486,3 +486,82 @@ def test_malformed_superni(tmp_path, split, change, words):
 
 def test_superni_without_any_answer(tmp_path):
     refused(sapt(tmp_path, "task1572_samsum_summary", instances=[{"input": "x", "output": [""]}] * 3), "train.json", "no row to use")
+
+
+# --- the other program's prompts ---------------------------------------------------------------------------------------
+
+def test_olora_rows_with_sapts_prompts(tmp_path):
+    rows = [{"sentence": f"first sentence: {i}\nsecond sentence: b", "label": ["False", "True"][i % 2]} for i in range(8)]
+    olora(tmp_path, "QQP/QQP", ["False", "True"], rows, rows[:2], rows[2:4])
+    stream = read_folder(tmp_path, prompts="SAPT")
+    row, task = stream[0].train[1], stream[0]
+    assert row.prompt == ('Whether the "first sentence" and the "second sentence" have the same meaning? Choose one from the option: '
+                          "yes or no.\nfirst sentence: 1\nsecond sentence: b\nOutput: ")
+    assert row.answers == ("yes",) and task.labels == ("no", "yes") and not stream.named
+    assert row.prompt[slice(*row.body)] == rows[1]["sentence"]
+    olora(tmp_path, "SC/mine")
+    with pytest.raises(InputError, match="SAPT has a prompt for .*found 'mine'"):
+        read_folder(tmp_path, prompts="SAPT")
+
+
+def test_sapts_rows_with_olora_prompts(tmp_path):
+    rows = [{"input": f"first sentence: {i}\nsecond sentence: b", "output": ["no", "yes"][i % 2]} for i in range(8)]
+    sapt(tmp_path, "qqp", instances=rows)
+    stream = read_folder(tmp_path, prompts="O-LoRA")
+    assert stream[0].labels == ("False", "True") and stream.named and not read_folder(tmp_path, prompts="O-LoRA", named=False).named
+    assert stream[0].train[1] == Example(OLORA_PROMPTS["QQP/QQP"][2].replace("Why?\nsecond sentence: How so?", "1\nsecond sentence: b"),
+                                         ("True",), stream[0].train[1].body)
+    sapt(tmp_path, "task1572_samsum_summary")
+    with pytest.raises(InputError, match="O-LoRA has a prompt for .*found 'task1572_samsum_summary'"):
+        read_folder(tmp_path, prompts="O-LoRA")
+
+
+def test_both_programs_prompts_of_real_rows(real_rows):
+    own, other = (read_folder(real_rows / "cl_benchmark", 4, prompts=prompts) for prompts in (None, "SAPT"))
+    for a, b in zip(own, other):
+        assert len(a.train) == len(b.train) and len(a.labels) == len(b.labels)
+        assert [row.prompt[slice(*row.body)] for row in a.test] == [row.prompt[slice(*row.body)] for row in b.test]
+        assert all(row.prompt.endswith("\nOutput: ") and "Option:" not in row.prompt for row in b.test)
+
+
+# --- TRACE -------------------------------------------------------------------------------------------------------------
+
+STANCE = ("What is the monetary policy stance for the following text? A. dovish, B. hawkish, C. neutral. Choose one from A, B and C.\n"
+          "Text: {}\nStance:")
+
+
+def trace(root, task="FOMC", prompt=STANCE, answers=("A", "B", "C"), **files):
+    rows = [{"prompt": prompt.format(f"{'xyz'[i % 3]} rates {i} {'uvw'[i % 3]}"), "answer": answers[i % len(answers)]} for i in range(12)]
+    return write(root, task, {"train": rows[:6], "eval": rows[6:9], "test": rows[9:], **files})
+
+
+def test_traces_prompts_are_used_as_they_are(tmp_path):
+    trace(tmp_path)
+    trace(tmp_path, "MeetingBank", "Write a summary of the following meeting transcripts.\nMeeting transcripts:\n{}", ("They met.",))
+    stream = read_folder(tmp_path)
+    assert stream.names == ["FOMC", "MeetingBank"] and not stream.named and stream["FOMC"].labels == ("A", "B", "C")
+    row = stream["FOMC"].train[1]
+    assert row.prompt == STANCE.format("y rates 1 v") and row.answers == ("B",) and row.prompt[slice(*row.body)] == "y rates 1 v"
+    assert [len(stream["FOMC"].dev), len(stream["FOMC"].test)] == [3, 3] and stream["MeetingBank"].labels == ()
+    assert stream["MeetingBank"].test[0].prompt[slice(*stream["MeetingBank"].test[0].body)] == "x rates 9 u"
+    for prompts in ("O-LoRA", "SAPT"):
+        with pytest.raises(InputError, match="rows hold whole prompts"):
+            read_folder(tmp_path, prompts=prompts)
+
+
+@pytest.mark.parametrize("order", [None, "1", 1, "trace:1"])
+def test_traces_order(tmp_path, order):
+    for task in ORDERS["trace"]["1"]:
+        trace(tmp_path, task)
+    stream = read_folder(tmp_path, order)
+    assert stream.names == ORDERS["trace"]["1"] and stream.order == "1"
+
+
+@pytest.mark.parametrize("rows, words", [
+    ([{"prompt": "a", "answer": "A"}, {"prompt": "b"}], '"answer" in row 2'), ([{"prompt": "a", "answer": 3}], "row 1 of"),
+    ([{"prompt": " ", "answer": "A"}], "row 1 of"), ({"prompt": "a"}, "\"Definition\""), ([{"prompt": "a", "answer": "D"}], "no row"),
+])
+def test_malformed_trace(tmp_path, rows, words):
+    refused(trace(tmp_path, train=rows), words, "train.json")
+    if isinstance(rows, list):
+        refused(trace(tmp_path / "x", test=rows), words, "test.json")

@@ -50,12 +50,14 @@ def test_the_error_bars_are_the_tables():
 
 def test_the_title_tells_what_another_merge_gives_and_whether_it_is_within_the_error():
     assert title(plots.merged_anew(compared(NAMES, NEW, NEW), WEIGHTS, "B merged at 1/√i", "START")) == \
-        ("B merged at 1/√i: 48 % by exact match and 73 % by best of the task's labels; every row is answered as by the run's own merge")
+        ("B merged at 1/√i: 48 % by exact match and 73 % by best of the task's labels; every row is answered as by the run's own "
+         "merge")
     found = title(plots.merged_anew(TABLE, WEIGHTS, "How", "START"))
     assert found.startswith("How: 48 % by exact match and 73 % by best of the task's labels; −1.7")
     rows = TABLE[TABLE.task == "mean"]
     for row in rows.itertuples():
-        assert (f"{row.difference:+.1f}".replace("-", "−") + ("" if abs(row.difference) > row.half else " (within the error)")) in found
+        within = "" if abs(row.difference) > row.half else " (within the error)"
+        assert f"{row.difference:+.1f}{within}".replace("-", "−") in found
     better = compared(NAMES, answered(15, 15, 15), answered(0, 0, 0))
     assert "+75.0 and +75.0 against the run's own merge" in title(plots.merged_anew(better, WEIGHTS, "How", "START"))
 
@@ -71,8 +73,8 @@ def test_equal_means_of_other_rows_are_not_the_same_answers():
 def test_the_sentence_has_the_numbers(merge, words):
     found = plots.merged_anew_in_words(TABLE, weights(merge, constant(0.6), 3), "How", merge, "START")
     row = TABLE[(TABLE.task == "mean") & (TABLE.reading == READINGS[0])].iloc[0]
-    assert found.startswith(f"How, mean of 3 tasks, 60 rows: by exact match {row.value:.1f} % (the run itself {row.own:.1f}, difference "
-                            f"{row.difference:+.1f} ± {row.half:.1f})".replace("-", "−"))
+    assert found.startswith(f"How, mean of 3 tasks, 60 rows: by exact match {row.value:.1f} % (the run itself {row.own:.1f}, "
+                            f"difference {row.difference:+.1f} ± {row.half:.1f})".replace("-", "−"))
     assert "By exact match one 20 (0), two 50 (60), three 75 (90)." in found
     assert found.endswith(f"{words} Each task trained from START.")
 

@@ -14,8 +14,8 @@ KINDS = {"attention": ("q_proj", "v_proj"), "MLP": ("up_proj",)}
 
 def placed(learned, drift, layers=(0, 1), tasks=(1, 2)):
     """learned, drift: called with (task, layer, part)."""
-    return pd.DataFrame([(task, f"layers.{layer}.{kind}", layer, part, kind, learned(task, layer, part), drift(task, layer, part), 3.0)
-                         for task in tasks for layer in layers for part, kinds in KINDS.items() for kind in kinds],
+    return pd.DataFrame([(task, f"layers.{layer}.{kind}", layer, part, kind, learned(task, layer, part), drift(task, layer, part),
+                          3.0) for task in tasks for layer in layers for part, kinds in KINDS.items() for kind in kinds],
                         columns=["task", "module", "layer", "part", "kind", "learned", "drift", "effective"])
 
 
@@ -25,13 +25,15 @@ def by_part(attention, mlp):
 
 def shared(rows, columns, both, own, expected=(0.1, 0.1, 0.01, 0.81), tasks=(2, 3)):
     parts = dict(zip(updates.PARTS, zip((rows, columns, both, own), expected)))
-    return pd.DataFrame([(task, module, part, *values, 1.0) for task in tasks for module in ("q", "v") for part, values in parts.items()],
+    return pd.DataFrame([(task, module, part, *values, 1.0)
+                         for task in tasks for module in ("q", "v") for part, values in parts.items()],
                         columns=["task", "module", "part", "value", "expected", "energy"])
 
 
 # placement
 def test_placement_is_three_heat_maps_of_layers_by_modules():
-    table = placed(lambda task, layer, part: task + 10 * layer + (part == "MLP"), lambda task, layer, part: 0.0 if task == 2 else 5.0 + layer)
+    table = placed(lambda task, layer, part: task + 10 * layer + (part == "MLP"),
+                   lambda task, layer, part: 0.0 if task == 2 else 5.0 + layer)
     figure = plots.placement(table, relative=False)
     assert isinstance(figure, Picture)
     learned, drift, rank = figure.axes
@@ -50,9 +52,12 @@ def test_the_subtitle_says_whether_norms_are_relative(relative):
 
 
 @pytest.mark.parametrize("learned, drift, words", [
-    (by_part(0.1, 0.2), by_part(0.3, 0.6), "MLP modules learn more than attention (0.20 against 0.10) and drift more than attention (0.60 against 0.30)"),
-    (by_part(0.4, 0.2), by_part(0.3, 0.6), "Attention modules learn more than MLP (0.40 against 0.20); MLP modules drift more than attention (0.60 against 0.30)"),
-    (by_part(0.2, 0.21), by_part(0.3, 0.3), "Attention and MLP modules learn alike (0.21 against 0.20) and drift alike (0.30 against 0.30)")])
+    (by_part(0.1, 0.2), by_part(0.3, 0.6), 
+     "MLP modules learn more than attention (0.20 against 0.10) and drift more than attention (0.60 against 0.30)"),
+    (by_part(0.4, 0.2), by_part(0.3, 0.6), 
+     "Attention modules learn more than MLP (0.40 against 0.20); MLP modules drift more than attention (0.60 against 0.30)"),
+    (by_part(0.2, 0.21), by_part(0.3, 0.3), 
+     "Attention and MLP modules learn alike (0.21 against 0.20) and drift alike (0.30 against 0.30)")])
 def test_the_title_of_placement_tells_who_moves(learned, drift, words):
     assert title(plots.placement(placed(learned, drift), True)) == words
 
@@ -61,7 +66,7 @@ def test_the_title_names_the_layer_that_learns_most_where_one_does():
     table = placed(lambda task, layer, part: 0.1 + 0.3 * (layer == 1), by_part(0.1, 0.2))
     assert title(plots.placement(table, True)).endswith("; layer 1 learns most")
     one = placed(by_part(0.1, 0.2), by_part(0.1, 0.2), layers=(4,), tasks=(1,))
-    assert title(plots.placement(one[one.part == "MLP"], True)) == "MLP modules learn by 0.20"      # one task: nothing has drifted
+    assert title(plots.placement(one[one.part == "MLP"], True)) == "MLP modules learn by 0.20"      # nothing has drifted
 
 
 def test_a_deep_model_has_colours_instead_of_numbers():
@@ -90,12 +95,13 @@ def test_shares_are_stacked_to_one():
 
 def test_the_title_of_shares_tells_what_is_the_last_tasks_own():
     both = {"slao": shared(0.6, 0.3, 0.2, 0.3), "per_task": shared(0.3, 0.2, 0.05, 0.55)}
-    assert title(plots.shares(both)) == ("30 % of the last task's update with SLAO and 55 % with one adapter a task (oracle) is its own; of a "
-                                         "random one 81 %")
+    assert title(plots.shares(both)) == ("30 % of the last task's update with SLAO and 55 % with one adapter a task (oracle) is its "
+                                         "own; of a random one 81 %")
     assert [axis.get_title(loc="left") for axis in plots.shares(both).axes] == ["SLAO", "One adapter a task (oracle)"]
     both["seqlora"] = shared(0.6, 0.3, 0.2, 0.31, expected=(0.1, 0.1, 0.01, 0.7))
     both["inclora"] = shared(0.6, 0.3, 0.2, 0.32, expected=(0.1, 0.1, 0.01, 0.75))
-    assert title(plots.shares(both)).endswith("(oracle), 31 % with sequential LoRA and 32 % with IncLoRA is its own; of a random one 70 to 81 %")
+    assert title(plots.shares(both)).endswith("(oracle), 31 % with sequential LoRA and 32 % with IncLoRA is its own; of a random "
+                                              "one 70 to 81 %")
     nothing = shared(np.nan, np.nan, np.nan, np.nan)
     assert title(plots.shares({"slao": nothing})) == "The last task changed nothing, so nothing is its own"
 

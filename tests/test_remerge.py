@@ -1,4 +1,4 @@
-"""Merging anew what a run has stored: with the run's own fields it is the run, with others a literal loop and a run trained so."""
+"""Merging anew what a run has stored: with the run's own fields it is the run, with others a loop and a run trained so."""
 import numpy as np
 import pytest
 import torch
@@ -27,8 +27,8 @@ def equal(one, other):
 
 @pytest.mark.parametrize("trained, merge, schedule, same_as", [
     ("slao", "B", time_aware_scale, "slao"), ("slao", "B", power(0.5), "slao"), ("slao", "B", one_over, "slao_mean"),
-    ("slao", "AB", power(0.5), "slao_merge_both"), ("slao", "", power(0.5), "slao_no_merge"), ("slao_random", "B", power(0.5), "slao_random"),
-    ("slao_frea_mb", "B", power(0.5), "slao_frea_mb"), ("seqlora", "B", power(0.5), "slao_ftba_mb"),
+    ("slao", "AB", power(0.5), "slao_merge_both"), ("slao", "", power(0.5), "slao_no_merge"),
+    ("slao_random", "B", power(0.5), "slao_random"), ("slao_frea_mb", "B", power(0.5), "slao_frea_mb"), ("seqlora", "B", power(0.5), "slao_ftba_mb"),
     ("seqlora", "A", power(0.5), "slao_ftba_ma"), ("seqlora", "", power(0.5), "seqlora")])
 def test_what_is_merged_anew_is_what_a_run_with_these_fields_stored(runs, trained, merge, schedule, same_as):
     for i, lora in enumerate(remerged(runs[trained], merge, schedule), 1):

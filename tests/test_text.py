@@ -1,11 +1,15 @@
 """From examples to batches: encoding cuts the body alone, padding changes nothing, targets stand where they belong."""
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import WORDS, character_tokenizer, tiny_llama, word_tokenizer
+from toy import toy_model
 
 from mbf_utils.errors import InputError
-from mbf_utils.streams import Example
-from mbf_utils.text import IGNORE, Encoded, answer_text, collate, encode, normalise, token_ids
+from mbf_utils.streams import Example, Stream, TaskData
+from mbf_utils.text import IGNORE, Encoded, answer_text, collate, encode, in_chat, normalise, token_ids
 
 TOKENIZERS = {"words": word_tokenizer, "characters": character_tokenizer}
 
@@ -160,3 +164,34 @@ def test_answers_are_normalised_as_in_the_field(answer, expected):
 @pytest.mark.parametrize("answer", ["Sci/Tech", "A  b. C", "是。", " - ", "İstanbul"])
 def test_normalising_twice_changes_nothing(answer):
     assert normalise(normalise(answer)) == normalise(answer)
+
+
+# --- chat templates
+TEMPLATE = "{{ bos_token }}{% for m in messages %}<turn>{{ m['role'] }} {{ m['content']MARK }}</turn>\n{% endfor %}<turn>assistant "
+
+
+@pytest.mark.parametrize("trim", ["", " | trim"])
+def test_a_prompt_in_the_chat_template_keeps_its_body(trim):
+    _, tokenizer = toy_model()
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = TEMPLATE.replace("MARK", trim)
+    row = Example(" pick one: a b c \nAnswer:\n", ("one",), (0, 16))
+    stream = Stream("s", "1", (TaskData("t", [row], [replace(row, body=None)], [row], ("one",)),), chat=True)
+    found = in_chat(stream, tokenizer)
+    text = row.prompt.strip() if trim else row.prompt
+    assert not found.chat and found[0].train == found[0].test
+    assert found[0].train[0].prompt == f"<turn>user {text}</turn>\n<turn>assistant " and found[0].train[0].answers == ("one",)
+    assert found[0].train[0].prompt[slice(*found[0].train[0].body)] == row.prompt[:16].lstrip(" " * bool(trim))
+    assert found[0].dev[0].body is None and found[0].dev[0].prompt == found[0].train[0].prompt
+    assert stream[0].train == [row]                                  # the given stream is left as it was
+
+
+def test_without_a_chat_template_or_with_one_that_loses_the_prompt_there_is_no_chat():
+    _, tokenizer = toy_model()
+    stream = Stream("s", "1", (TaskData("t", [Example("a b", ("one",))], [], []),), chat=True)
+    with pytest.raises(InputError, match="tokenizer with a chat template, found none"):
+        in_chat(stream, tokenizer)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = "hello"
+    with pytest.raises(InputError, match="found 'hello'"):
+        in_chat(stream, tokenizer)

@@ -173,7 +173,8 @@ def test_tables_of_a_run_are_those_of_its_adapters(runs):
 
 
 def test_a_method_comes_back_as_it_was_configured(model, runs):
-    assert repr(anatomy.method_of(runs["slao_preserve"])).startswith("SLAO(begin='tuned', qr=True, merge='B', freeze='', schedule=")
+    found = repr(anatomy.method_of(runs["slao_preserve"]))
+    assert found.startswith("SLAO(begin='tuned', qr=True, merge='B', freeze='', schedule=")
     assert anatomy.method_of(runs["slao_preserve"]).preserve and not anatomy.method_of(runs["slao"]).preserve
     half = anatomy.method_of(run_stream(toy_stream(), "slao_half", model, **FAST))
     assert [half.schedule(i) for i in (1, 2, 3)] == [0.5, 0.5, 0.5]
