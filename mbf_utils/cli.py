@@ -55,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--seeds", default="3", help="how many (3: the seeds 0, 1, 2), or a list with commas (0,5)")
     compare.add_argument("--orders", help="numbers of orders with commas between, for every stream; default: the first")
     compare.add_argument("--workers", default="1", help="processes, or the name of a joblib backend")
+    compare.add_argument("--abreast", type=int, default=1, metavar="N", help="runs of one method that a worker learns side by side: "
+                         "puts a GPU to use that one small run leaves idle")
     compare.add_argument("--out", default="runs/compare", help="folder of the runs")
     _add_saving(compare)
     _add_inputs(compare)

@@ -90,7 +90,7 @@ def compare(arguments) -> int:
     if not arguments.paper_settings:
         methods = [(name, fields) if isinstance(name, str) and (fields := chosen(arguments.model, name)) else name for name in methods]
     comparison = compare(streams, methods, _seeds(arguments.seeds), base, arguments.out, _workers(arguments.workers),
-                         **_settings(arguments))
+                         arguments.abreast, **_settings(arguments))
     if comparison.runs:
         show(comparison.table, comparison.orders)
         if arguments.save:

@@ -96,13 +96,14 @@ class Comparison:
         return f"Comparison({len(self.runs)} runs, {len(self.failures)} failed)"
 
 
-def compare(streams, methods, seeds, model="tiny", out=None, workers=1, **settings) -> Comparison:
+def compare(streams, methods, seeds, model="tiny", out=None, workers=1, abreast=1, **settings) -> Comparison:
     """Learns every stream with every method and seed that is not learned yet, and returns the Comparison.
 
     streams: Streams or what load_stream takes ("world-5:2"), one or several. methods: names in METHODS, pairs (name, {field:
     value}) or Methods. seeds: whole numbers. model: a name, a folder, a Base, or (model, tokenizer), which is sent along with
     every cell. out: folder of the runs (None: a temporary one). workers: the number of processes, or a joblib backend of
-    processes ("dask" within a client). settings: fields of settings.Settings, for all cells.
+    processes ("dask" within a client). abreast: how many runs of one method a worker learns side by side (abreast.py): a GPU
+    that one small run leaves idle is put to use. settings: fields of settings.Settings, for all cells.
 
     The first seed of all methods comes first, then the second. A cell that fails is recorded and does not stop the others;
     only where all fail with one sentence it is raised as an InputError.
@@ -116,7 +117,7 @@ def compare(streams, methods, seeds, model="tiny", out=None, workers=1, **settin
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"expected a folder to write to at {out}, found: {error.strerror}") from None
-    failures = _learn_all(cells, base, settings, workers, processes)
+    failures = _learn_all(cells, base, settings, workers, processes, abreast)
     if len(failures) == len(cells) and len(set(failures.values())) == 1:
         raise InputError(f"every run failed: {next(iter(failures.values()))}")
     failed = out / "failures.csv"
@@ -182,7 +183,7 @@ def _processes(workers) -> int | None:
     return workers
 
 
-def _learn_all(cells: list[Cell], base, settings: dict, workers, processes: int | None) -> dict[str, str]:
+def _learn_all(cells: list[Cell], base, settings: dict, workers, processes: int | None, abreast: int) -> dict[str, str]:
     """{folder's name: error sentence} of the cells that failed; one line of progress."""
     waiting, failures = {cell.folder.name: cell for cell in cells}, {}
     left = {name: cell.left for name, cell in waiting.items()}          # tasks
@@ -199,13 +200,14 @@ def _learn_all(cells: list[Cell], base, settings: dict, workers, processes: int 
         while waiting:
             under_way: list[str] = []
             try:
-                for name, seconds, error in _results(list(waiting.values()), base, settings, workers, under_way):
+                for name, seconds, error in _results(_jobs(waiting.values(), abreast), base, settings, workers, under_way):
                     if left[name] and not error:
                         learned, spent = learned + left[name], spent + seconds
                     under_way.remove(name)
                     done(name, error)
             except TerminatedWorkerError:           # nobody can tell which of them it was
-                for name in [name for name in under_way if waiting[name].left][:processes]:         # the first were running
+                running = [name for name in under_way if waiting[name].left]
+                for name in running[:processes and processes * abreast]:             # the first of those that were sent
                     done(name, DIED)
     return failures
 
@@ -216,16 +218,27 @@ def _minutes(seconds: float) -> str:
     return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 
-def _results(cells: list[Cell], base, settings: dict, workers, under_way: list[str]) -> Iterator[tuple[str, float, str | None]]:
+def _jobs(cells, abreast: int) -> list[list[Cell]]:
+    """What a worker gets at once: `abreast` cells of one method, in the order of the first."""
+    alike: dict[str, list[Cell]] = {}
+    for cell in cells:
+        alike.setdefault(repr(cell.method) if abreast > 1 else cell.folder.name, []).append(cell)
+    jobs = [some[k:k + abreast] for some in alike.values() for k in range(0, len(some), abreast)]
+    places = {cell.folder: place for place, cell in enumerate(cells)}
+    return sorted(jobs, key=lambda job: places[job[0].folder])
+
+
+def _results(jobs: list[list[Cell]], base, settings: dict, workers, under_way: list[str]) -> Iterator[tuple[str, float, str | None]]:
     """`_learn` of every cell, as they end. `under_way`: names of the cells that were sent; whoever reads strikes them off."""
     def calls():
-        for cell in cells:
-            under_way.append(cell.folder.name)
-            yield delayed(_learn)(cell, base, settings)
+        for job in jobs:
+            under_way.extend(cell.folder.name for cell in job)
+            yield delayed(_learn)(job, base, settings)
 
     if workers == 1:
         try:
-            yield from (learn(*given) for learn, given, _ in calls())
+            for learn, given, _ in calls():
+                yield from learn(*given)
         finally:
             _loaded.cache_clear()
         return
@@ -235,7 +248,8 @@ def _results(cells: list[Cell], base, settings: dict, workers, under_way: list[s
             pool = Parallel(workers if own else -1, return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs")
     except ValueError as error:
         raise InputError(f"expected a joblib backend that returns results as they end, found {workers!r}: {error}") from None
-    yield from pool(calls())
+    for found in pool(calls()):
+        yield from found
 
 
 @lru_cache(maxsize=1)
@@ -243,20 +257,32 @@ def _loaded(base: Base):
     return load_model(*base)
 
 
-def _learn(cell: Cell, base, settings: dict) -> tuple[str, float, str | None]:
-    """One cell, in whatever process: (its folder's name, seconds, None or what went wrong)."""
-    began, error, threads = time.monotonic(), None, torch.get_num_threads()
+def _learn(job: list[Cell], base, settings: dict) -> list[tuple[str, float, str | None]]:
+    """The cells of a job, in whatever process: (folder's name, seconds, None or what went wrong) of each."""
+    began, errors, threads = time.monotonic(), {}, torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with redirect_stderr(io.StringIO()), warnings.catch_warnings():         # one line of progress, not one a worker
             model = _loaded(base) if isinstance(base, Base) else base
-            with _frozen(), measured(cell.folder) if cell.left else nullcontext():
-                run_stream(cell.stream, copy.deepcopy(cell.method), model, cell.seed, cell.folder, **settings)
+            with _frozen():
+                errors = _alone(job[0], model, settings) if len(job) == 1 else _abreast(job, model, settings)
     except Exception as failure:
-        error = _sentence(failure)
+        errors = {cell.folder: failure for cell in job}
     finally:
         torch.set_num_threads(threads)
-    return cell.folder.name, time.monotonic() - began, error
+    seconds = (time.monotonic() - began) / len(job)
+    return [(cell.folder.name, seconds, _sentence(errors[cell.folder]) if cell.folder in errors else None) for cell in job]
+
+
+def _alone(cell: Cell, model, settings: dict) -> dict[Path, Exception]:
+    with measured(cell.folder) if cell.left else nullcontext():
+        run_stream(cell.stream, copy.deepcopy(cell.method), model, cell.seed, cell.folder, **settings)
+    return {}
+
+
+def _abreast(job: list[Cell], model, settings: dict) -> dict[Path, Exception]:
+    from .abreast import Plan, run_abreast
+    return run_abreast([Plan(cell.folder, cell.stream, copy.deepcopy(cell.method), cell.seed) for cell in job], model, **settings)
 
 
 def _sentence(error: Exception) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import lru_cache
 from typing import Callable, NamedTuple
 
 import torch
@@ -53,10 +54,7 @@ def label_scores(model, tokenizer, examples: list[Example], labels, max_length: 
     exact, options = [False] * len(examples), [{}] * len(examples)
     device = next(model.parameters()).device
     for blank in ("", " "):                                          # what stands between a prompt and its answer
-        flat = [(i, replace(example, answers=(answer,))) for i, example in enumerate(examples)
-                if answer_text(example, "") == blank for answer in example.answers]
-        rows = list(zip([i for i, _ in flat], encode(tokenizer, [example for _, example in flat], max_length)))
-        rows.sort(key=lambda row: len(row[1].prompt))
+        rows = _rows(tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id, tuple(examples), blank, max_length)
         tails = dict(zip(labels, token_ids(tokenizer, [blank + label for label in labels])))
         if any(a != b and tails[a] == tails[b][:len(tails[a])] for a in labels for b in labels):
             tails = {label: ids + [tokenizer.eos_token_id] for label, ids in tails.items()}
@@ -65,6 +63,15 @@ def label_scores(model, tokenizer, examples: list[Example], labels, max_length: 
             for i, right, scores in zip(owners, *_score_batch(model, chosen, tails, tokenizer.pad_token_id, device, see)):
                 exact[i], options[i] = exact[i] or right, scores
     return exact, options
+
+
+@lru_cache(maxsize=512)                                              # a stream's rows are scored again after every task
+def _rows(tokenizer, bos: int, eos: int, examples: tuple[Example, ...], blank: str, max_length: int) -> list[tuple[int, Encoded]]:
+    """(place of its example, row) for each right answer that follows its prompt after `blank`, short prompts first."""
+    flat = [(i, replace(example, answers=(answer,))) for i, example in enumerate(examples)
+            if answer_text(example, "") == blank for answer in example.answers]
+    rows = list(zip([i for i, _ in flat], encode(tokenizer, [example for _, example in flat], max_length)))
+    return sorted(rows, key=lambda row: len(row[1].prompt))
 
 
 def _score_batch(model, rows: tuple[Encoded, ...], tails: dict[str, list[int]], pad: int, device, see):

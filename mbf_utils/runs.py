@@ -18,7 +18,7 @@ from . import __version__
 from .adapters import Adapted, installed
 from .errors import InputError
 from .evaluation import evaluate, general_loss
-from .lora import copied
+from .lora import Lora, copied
 from .method import Method, Task
 from .methods import make_method
 from .models import load_model, suggested
@@ -53,7 +53,7 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
     stream = load_stream(stream)
     model, tokenizer = model if isinstance(model, tuple) else load_model(model)
     stream = in_chat(stream, tokenizer) if stream.chat else stream
-    settings = _settings(model, settings)
+    settings = settings_for(model, settings)
     if len(set(stream.names)) < len(stream):
         raise InputError(f"expected tasks of different names, found {stream.names}")
     accelerator = accelerator_for(model)
@@ -63,8 +63,8 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
     temporary = (tempfile.TemporaryDirectory(prefix="mbf-", ignore_cleanup_errors=True)
                  if out is None and accelerator.is_main_process else None)
     folder = Path(main(lambda: temporary.name if temporary else out))
-    config = _config(stream, name, method, model, seed, settings, accelerator)
-    with installed(model, _targets(settings), settings.rank, settings.alpha, settings.dropout) as adapted, \
+    config = config_of(stream, name, method, model, seed, settings, accelerator)
+    with installed(model, targets_of(settings), settings.rank, settings.alpha, settings.dropout) as adapted, \
             Store(folder, config, resume, main) as store:
         done = store.finished()
         if done:
@@ -79,20 +79,33 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
 def _learn(index: int, stream: Stream, method: Method, adapted: Adapted, tokenizer, seed: int, settings: Settings,
            accelerator: Accelerator, store: Store) -> None:
     """Task `index`: train, finish, wear the result, score, commit."""
-    data = stream[index - 1]
-    probe = Probe(adapted, tokenizer, data.train, settings, accelerator.reduce)
-    task = Task(index, data.name, data.train, settings.rank, adapted.scaling, adapted.sites, seed, len(stream), adapted.device, probe=probe)
-    log, began = {}, time.perf_counter()
+    task, log = begin(index, stream, adapted, tokenizer, seed, settings, accelerator.reduce)
+    began = time.perf_counter()
+    log["losses"] = train_task(adapted, method, task, tokenizer, settings, accelerator,
+                               load=lambda: store.load_checkpoint(index, adapted.device),
+                               save=lambda state: store.save_checkpoint(index, len(state["losses"]), state))
+    log["seconds_train"] = time.perf_counter() - began
+    conclude(stream, method, task, copied(adapted.live()), adapted, tokenizer, settings, store, log)
+
+
+def begin(index: int, stream: Stream, adapted: Adapted, tokenizer, seed: int, settings: Settings, total=lambda x: x) -> tuple[Task, dict]:
+    """Task `index` and the beginning of its log. total: a tensor's sum over all processes."""
+    data, log = stream[index - 1], {}
+    task = Task(index, data.name, data.train, settings.rank, adapted.scaling, adapted.sites, seed, len(stream), adapted.device,
+                probe=Probe(adapted, tokenizer, data.train, settings, total))
     if settings.unseen and index == 1:
         adapted.wear(task.fresh())                                   # B = 0: the base itself
         before = [_score(adapted, tokenizer, other, settings) for other in stream]
         log |= {"baseline": [score.exact for score in before], "baseline_options": [score.options for score in before]}
-    log["losses"] = train_task(adapted, method, task, tokenizer, settings, accelerator,
-                               load=lambda: store.load_checkpoint(index, adapted.device),
-                               save=lambda state: store.save_checkpoint(index, len(state["losses"]), state))
-    tuned = copied(adapted.live())
+    return task, log
+
+
+def conclude(stream: Stream, method: Method, task: Task, tuned: Lora, adapted: Adapted, tokenizer, settings: Settings,
+             store: Store, log: dict) -> None:
+    """After the training of `task`, which gave the factors `tuned`: finish, wear the result, score, commit."""
+    began, index = time.perf_counter(), task.index
     result = method.finish(tuned, task)
-    log["seconds_train"], began = time.perf_counter() - began, time.perf_counter()
+    log["seconds_train"], began = log["seconds_train"] + time.perf_counter() - began, time.perf_counter()
     exact, options = [], []
     with routed(adapted, method, task) as see:
         for other in stream if settings.unseen else stream[:index]:
@@ -115,7 +128,7 @@ def _learn(index: int, stream: Stream, method: Method, adapted: Adapted, tokeniz
             write_table(table(store.rows(name) + [row], stream.names), folder / name)
         (folder / "log.json").write_text(json.dumps(_strict(log), indent=1, allow_nan=False))
 
-    store.commit_task(index, data.name, write, settings.keep)
+    store.commit_task(index, task.name, write, settings.keep)
     method.memory = store.memory(adapted.device)    # go on from what is stored, as a resumed run does
 
 
@@ -133,18 +146,18 @@ def _strict(value):
     return None if isinstance(value, float) and value != value else value
 
 
-def _targets(settings: Settings):
+def targets_of(settings: Settings):
     return settings.targets if isinstance(settings.targets, str) else list(settings.targets)
 
 
-def _settings(model, given: dict) -> Settings:
+def settings_for(model, given: dict) -> Settings:
     known = {field.name for field in dataclasses.fields(Settings)}
     if odd := sorted(given.keys() - known):
         raise InputError(f"expected settings among {', '.join(sorted(known))}, found {', '.join(odd)}")
     return Settings(**{**suggested(model), **given})
 
 
-def _config(stream: Stream, name: str, method: Method, model, seed: int, settings: Settings, accelerator) -> dict:
+def config_of(stream: Stream, name: str, method: Method, model, seed: int, settings: Settings, accelerator) -> dict:
     fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method) if field.init}
     values = {key: [value(i) for i in range(1, len(stream) + 1)] if isinstance(value, Callable) else value
               for key, value in fields.items()}     # a schedule as its values
