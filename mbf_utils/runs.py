@@ -106,9 +106,13 @@ def conclude(stream: Stream, method: Method, task: Task, tuned: Lora, adapted: A
     began, index = time.perf_counter(), task.index
     result = method.finish(tuned, task)
     log["seconds_train"], began = log["seconds_train"] + time.perf_counter() - began, time.perf_counter()
-    exact, options = [], []
+    exact, options, whole = [], [], index % settings.score_every == 0 or index == len(stream)
     with routed(adapted, method, task) as see:
         for other in stream if settings.unseen else stream[:index]:
+            if not whole and other.name != task.name:
+                exact.append(float("nan"))
+                options.append(float("nan"))
+                continue
             adapted.wear(method.worn(other.name, result))
             score = _score(adapted, tokenizer, other, settings, see)
             exact.append(score.exact)

@@ -27,6 +27,7 @@ class Settings:
     max_new_tokens: int = 50                        # for answers that are free text
     eval_batch_size: int = 50
     evaluate_on: str = "test"                       # or "dev": choose settings there, never on test
+    score_every: int = 1                            # score all tasks so far after every so many, after the others the newest alone
     unseen: bool = False                            # also score tasks that are still to come (for FWT)
     keep: str = "all"                               # or "last": adapters of earlier tasks are deleted
     checkpoint_minutes: float = 10.0                # between checkpoints inside a task
@@ -34,7 +35,8 @@ class Settings:
     def __post_init__(self):
         if isinstance(self.targets, list):
             object.__setattr__(self, "targets", tuple(self.targets))
-        positive = ("rank", "alpha", "lr", "epochs", "batch_size", "accumulation", "max_length", "max_new_tokens", "eval_batch_size")
+        positive = ("rank", "alpha", "lr", "epochs", "batch_size", "accumulation", "max_length", "max_new_tokens", "eval_batch_size",
+                    "score_every")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"expected {name} above 0, found {getattr(self, name)!r}")

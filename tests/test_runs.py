@@ -1,7 +1,7 @@
 """Whole runs on the toy stream: the matrix, the folder, the model that comes back, and every method there is."""
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import pytest
@@ -288,3 +288,14 @@ def test_a_task_goes_on_from_what_is_stored_also_within_one_process(stream, mode
 
     run_stream(stream, Keeps(), model, **FAST)
     assert found == [True, True, True]
+
+
+def test_old_tasks_may_be_scored_less_often(stream, model):
+    often, seldom = (run_stream(stream, "slao", model, score_every=every, **FAST) for every in (1, 2))
+    R, S = often.matrix.to_numpy(), seldom.matrix.to_numpy()
+    assert [[value == value for value in row] for row in S] == [[True, False, False], [True, True, False], [True, True, True]]
+    assert (S[:2, :2] == R[:2, :2])[[0, 1, 1], [0, 0, 1]].all() and (S[2] == R[2]).all()      # after the second and the last task: all
+    longer = replace(stream, tasks=(*stream.tasks, replace(stream[0], name="again")))
+    S = run_stream(longer, "slao", model, score_every=4, **FAST).matrix.to_numpy()
+    assert [[value == value for value in row] for row in S] == [[True] + [False] * 3, [False, True, False, False],
+                                                                [False, False, True, False], [True] * 4]
