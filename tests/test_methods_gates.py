@@ -298,17 +298,22 @@ def graded(seed, size=1.0):
 def test_lorac_measures_importance_with_two_running_means(exact):
     method = LoRAC(b1=0.7, b2=0.6)
     method.start(make_task(1))
-    u, v = dict.fromkeys(SITES, 0.0), dict.fromkeys(SITES, 0.0)
+    old = {path: [(0.0, 0.0), (0.0, 0.0)] for path in SITES}
     for step, size in enumerate((1.0, 2.0, 0.1, 1.0)):               # importance rises and falls
         live = graded(step, size)
         kept = {path: [factor.grad.clone() for factor in pair] for path, pair in live.items()}
         method.edit_grads(live, make_task(1))
         for path in SITES:
-            I = sum(float(np.abs(p.detach().numpy() * g.numpy()).mean()) for p, g in zip(live[path], kept[path]))
-            u[path] = 0.7 * u[path] + 0.3 * I
-            v[path] = 0.6 * v[path] + 0.4 * abs(I - u[path])
-            assert method.memory["importance"][path].tolist() == pytest.approx([u[path], v[path]])
-            assert all(torch.equal(p.grad, g) for p, g in zip(live[path], kept[path]))       # looks, does not touch
+            for k, (p, g) in enumerate(zip(live[path], kept[path])):
+                u, v = old[path][k]
+                I = np.abs(p.detach().numpy() * g.numpy())           # of every entry
+                u = 0.7 * u + 0.3 * I
+                v = 0.6 * v + 0.4 * np.abs(I - u)
+                close(method.memory["importance"][path][k], np.stack([u, v]))
+                assert torch.equal(p.grad, g)                        # looks, does not touch
+                old[path][k] = u, v
+    expected = {path: sum(float((u * v).mean()) for u, v in pair) for path, pair in old.items()}
+    assert method.scores() == pytest.approx(expected)
 
 
 def test_lorac_freezes_the_modules_that_matter_most_for_good(exact):
@@ -317,9 +322,10 @@ def test_lorac_freezes_the_modules_that_matter_most_for_good(exact):
     method.memory["frozen"] = []                                     # the first task again, with numbers of our own
     start = method.start(make_task(2))
     assert start.trains == {"layer.q": "AB", "layer.v": "AB"}
-    method.memory["importance"] = {"layer.q": torch.tensor([2.0, 2.0]), "layer.v": torch.tensor([9.0, 0.1])}
+    method.memory["importance"] = {"layer.q": [torch.tensor([[1.0, 3.0], [1.0, 1.0]]), torch.tensor([[2.0], [1.0]])],
+                                   "layer.v": [torch.tensor([[9.0, 9.0], [0.0, 0.1]]), torch.tensor([[0.0], [9.0]])]}
     method.finish(move(method, start, 2), make_task(2))
-    assert method.memory["frozen"] == ["layer.q"]                    # 4 > 0.9
+    assert method.memory["frozen"] == ["layer.q"]                    # 2 + 2 > 0.45 + 0
     omega, block = method.memory["omega"]["layer.q"].clone(), method.memory["stack"]["layer.q"]
     start = method.start(make_task(3))
     assert start.trains == {"layer.q": "", "layer.v": "AB"} and list(method.extra) == ["layer.v"]
