@@ -98,7 +98,8 @@ def contrast(S_new: Tensor, S_old: Tensor, count: int, ridge: float = 0.0) -> Te
     S_old has to be positive definite, or becomes so by `ridge` times its mean diagonal on the diagonal. With S_old = L L^T they
     are U = L^-T V, V the first eigenvectors of L^-1 S_new L^-T.
     """
-    L = torch.linalg.cholesky(S_old + ridge * S_old.diagonal().mean() * torch.eye(len(S_old), dtype=S_old.dtype, device=S_old.device))
+    mean = S_old.diagonal().mean()
+    L = torch.linalg.cholesky(S_old + ridge * mean.expand(len(S_old)).diag())
     half = torch.linalg.solve_triangular(L, S_new, upper=False)                  # L^-1 S_new
     V = directions(torch.linalg.solve_triangular(L, half.T, upper=False), count) # rows
     return orthonormal_rows(torch.linalg.solve_triangular(L.T, V.T, upper=True).T)

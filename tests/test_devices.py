@@ -57,7 +57,8 @@ def moved(model):
         for held in (module._parameters, module._buffers):
             for name, tensor in held.items():
                 if tensor is not None and not isinstance(tensor.data, Elsewhere):
-                    held[name] = torch.nn.Parameter(Elsewhere(tensor.data), False) if held is module._parameters else Elsewhere(tensor)
+                    away = Elsewhere(tensor.data)
+                    held[name] = torch.nn.Parameter(away, False) if held is module._parameters else away
     return model
 
 
@@ -82,7 +83,7 @@ def life(method: Method, device) -> None:
         method.memory = unpack(tree, {name: tensor.clone().to(device) for name, tensor in stored.items()})
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith(("slao_", "ema_"))])      # those differ in numbers
+@pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith(("slao_", "ema_"))])     # those differ in numbers
 def test_a_method_learns_elsewhere(name):
     with There():
         life(METHODS[name](), PLACE)

@@ -19,7 +19,8 @@ from mbf_utils.methods.mora import MoRA, maps
 from mbf_utils.methods.nlora import NLoRA, entries
 from mbf_utils.methods.sd_lora import SDLoRA
 from mbf_utils.methods.share import Share, leading
-from mbf_utils.methods.treelora import TreeLoRA, split
+from mbf_utils.methods.tree import changes, split
+from mbf_utils.methods.treelora import TreeLoRA
 from mbf_utils.methods.treelora_released import ReleasedTreeLoRA
 from mbf_utils.store import pack, unpack
 from mbf_utils.text import IGNORE, Batch
@@ -714,11 +715,12 @@ def test_treelora_tries_every_task_and_then_goes_by_its_lower_bound(exact):
 
 def test_the_search_goes_down_the_half_that_holds_its_choice(exact):
     method, task = tree(5)
-    close(method.rows([0, 3], "layer.q")[0], method.memory["G"][0]["layer.q"].flatten())
-    close(method.rows([0, 3], "layer.q")[1], (method.memory["G"][3]["layer.q"] - method.memory["G"][2]["layer.q"]).flatten())
+    G = method.memory["G"]
+    close(changes(G, [0, 3], "layer.q")[0], G[0]["layer.q"].flatten())
+    close(changes(G, [0, 3], "layer.q")[1], (G[3]["layer.q"] - G[2]["layer.q"]).flatten())
     for best in range(5):
         method.memory.update(visits=[[9, 9]] * 5, far=[[9.0 * (1 + abs(k - best)), 9.0 * k] for k in range(5)])
-        left, right, _ = split(method.rows(list(range(5)), "layer.q"), list(range(5)))
+        left, right, _ = split(changes(method.memory["G"], list(range(5)), "layer.q"), list(range(5)))
         half = left if best in left else right
         assert method.search(task, 20) == [best, min(half)]          # at the second level the smallest of that half
 
@@ -782,7 +784,7 @@ def test_the_released_search_is_its_formula_and_repeats(exact):
     method, task = tree(3, released=True)
     visits, far = [[3, 1], [2, 1], [2, 4]], [[6.0, 1.0], [8.0, 2.0], [6.5, 2.0]]
     method.memory.update(visits=visits, far=far)
-    left, right, _ = split(method.rows([0, 1, 2], "layer.q"), [0, 1, 2])
+    left, right, _ = split(changes(method.memory["G"], [0, 1, 2], "layer.q"), [0, 1, 2])
     drawn = set()
     for step in range(60):
         found = method.search(task, step)
@@ -796,7 +798,7 @@ def test_the_released_search_is_its_formula_and_repeats(exact):
         first = int(torch.multinomial(torch.tensor(summed / summed.sum()), 1, generator=rng))
         half = left if first in left else right
         if len(half) > 1:
-            score[half] = score[half] * min(split(method.rows(half, "layer.v"), half)[2], 1.5)
+            score[half] = score[half] * min(split(changes(method.memory["G"], half, "layer.v"), half)[2], 1.5)
         score = score / (score.max() - score.min() + 1e-5)
         share = np.exp(score) / np.exp(score).sum(0)
         assert found == torch.multinomial(torch.tensor(share.T), 1, generator=rng)[:, 0].tolist()

@@ -14,8 +14,8 @@ GAO's sign is the authors' code's, a step down the other half's gradient: to fir
 loss, so the gradients come into line, as the name says; a step up would set them against each other.
 
 Ours: one optimiser step for both halves (the code: one after the other); L_1 counts by its answer tokens; an answer is told by
-its first token, and where all have the same, the plain loss stays; S_old sees each task once (the code: twice); the ridge (the
-code: the least that works). rho goes up to 0.3 or 0.7 there, s is 1/2. As one pair A = [A_G; A_I] has rank 2 r.
+its first token, and where all have the same, the plain loss stays; S_old sees each task once (the code: twice); the ridge. There
+rho goes up to 0.3 or 0.7 and s is 1/2. As one pair A = [A_G; A_I] has rank 2 r.
 """
 import math
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class LoDA(IncLoRA):
     ridge: float = 1e-4                             # of S_old's mean diagonal, for the ratio
 
     card: ClassVar[Card] = Card("LoDA", "He et al., ICML 2026, arXiv 2603.00191", "subspaces", "adapted",
-                                "one optimiser step takes both halves of a batch, which are told apart by their answers' first token",
+                                "one optimiser step takes both halves of a batch, told apart by their answers' first token",
                                 memory="linear", looks=True)
 
     def start(self, task: Task) -> Start:
@@ -62,35 +62,31 @@ class LoDA(IncLoRA):
             return torch.cat([A_G, contrast(new, old, r, self.ridge)] if S_old else [A_G]) / math.sqrt(3)
 
         A = per_input(branches, S_new)
-        trains = "B" if S_old else "AB"
-        return Start({path: Pair(A[path], pair.B.new_zeros(len(pair.B), len(A[path]))) for path, pair in lora.items()}, past, trains)
+        return Start({path: Pair(A[path], pair.B.new_zeros(len(pair.B), len(A[path]))) for path, pair in lora.items()}, past,
+                     trains="B" if S_old else "AB")
 
     def penalty(self, live: Lora, task: Task, batch: Batch, logits: Tensor):
-        past, parts = self.memory.get("stack"), halves(batch, task.rng(f"halves {task.step}")) if self.rho else []
-        if not parts:
+        past, chance = self.memory.get("stack"), task.rng(f"GAO {task.step}")
+        rho = self.rho * float(torch.rand((), generator=chance))
+        if not self.rho or not (parts := halves(batch, chance)):
             return 0.0
-        rho = self.rho * float(torch.rand((), generator=task.rng(f"rho {task.step}")))
 
         def loss(lora: Lora, rows: Batch) -> Tensor:
             return task.probe.loss(stack(past, lora) if past else lora, rows)
 
         aligned = 0.0
         for one, other in (parts, parts[::-1]):
-            g = torch.autograd.grad(loss(live, other), [pair.B for pair in live.values()])
-            stepped = {path: Pair(pair.A, pair.B - rho * part / part.norm().clamp_min(1e-12))
-                       for (path, pair), part in zip(live.items(), g)}
+            found = torch.autograd.grad(loss(live, other), [pair.B for pair in live.values()])
+            stepped = {path: Pair(A, B - rho * g / g.norm().clamp_min(1e-12)) for (path, (A, B)), g in zip(live.items(), found)}
             aligned = aligned + one.tokens / batch.tokens * loss(stepped, one)
         return aligned - batch.loss(logits)                          # the loop adds the plain loss
 
     def finish(self, tuned: Lora, task: Task) -> Lora:
         past, S_old = self.memory.get("stack"), self.memory.get("inputs")
         S_new = task.probe.covariance(stack(past, tuned) if past else tuned)
-        if S_old:
-            tuned = {path: self.recalibrated(pair, S_new[path], S_old[path], task.rank) for path, pair in tuned.items()}
+        r, result = task.rank, {}
+        for path, (A, B) in tuned.items() if S_old else ():
+            k_new, k_old = self.gamma * energy(A[:r], S_new[path]), energy(A[:r], S_old[path])       # (r,)
+            result[path] = Pair(A, torch.cat([k_new / (k_old + k_new).clamp_min(1e-12) * B[:, :r], B[:, r:]], 1))
         self.memory["inputs"] = per_input(lambda path: S_old[path] + S_new[path], S_new) if S_old else S_new
-        return super().finish(tuned, task)
-
-    def recalibrated(self, pair: Pair, S_new: Tensor, S_old: Tensor, r: int) -> Pair:
-        k_new, k_old = energy(pair.A[:r], S_new), energy(pair.A[:r], S_old)      # (r,)
-        kept = self.gamma * k_new / (k_old + self.gamma * k_new).clamp_min(1e-12)
-        return Pair(pair.A, torch.cat([kept * pair.B[:, :r], pair.B[:, r:]], 1))
+        return super().finish(result or tuned, task)
