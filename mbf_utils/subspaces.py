@@ -87,10 +87,19 @@ def widen(Q: Tensor | None, D: Tensor, energy: float) -> Tensor:
     return torch.cat([Q, (Vt[:more] @ N).to(Q.dtype)])
 
 
-def contrast(S_new: Tensor, S_old: Tensor, count: int) -> Tensor:
-    """Orthonormal rows (count, n) on the directions of the largest u^T S_new u / u^T S_old u; both (n, n), symmetric, S_old
-    positive definite. With S_old = L L^T they are U = L^-T V, V the first eigenvectors of L^-1 S_new L^-T."""
-    L = torch.linalg.cholesky(S_old)
+def energy(A: Tensor, S: Tensor) -> Tensor:
+    """a S a^T of every row a of A (r, n), S (n, n) symmetric and positive: (r,)."""
+    return ((A @ S) * A).sum(1).clamp_min(0)
+
+
+def contrast(S_new: Tensor, S_old: Tensor, count: int, ridge: float = 0.0) -> Tensor:
+    """Orthonormal rows (count, n) on the directions of the largest u^T S_new u / u^T S_old u; both (n, n), symmetric.
+
+    S_old has to be positive definite, or becomes so by `ridge` times its mean diagonal on the diagonal. With S_old = L L^T they
+    are U = L^-T V, V the first eigenvectors of L^-1 S_new L^-T.
+    """
+    mean = S_old.diagonal().mean()
+    L = torch.linalg.cholesky(S_old + ridge * mean.expand(len(S_old)).diag())
     half = torch.linalg.solve_triangular(L, S_new, upper=False)                  # L^-1 S_new
     V = directions(torch.linalg.solve_triangular(L, half.T, upper=False), count) # rows
     return orthonormal_rows(torch.linalg.solve_triangular(L.T, V.T, upper=True).T)

@@ -196,7 +196,7 @@ def test_version_and_help_load_no_torch(argument):
 def test_methods_lists_every_card_and_shows_one_with_its_equation(capsys):
     assert main(["methods"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == list(METHODS) and any("LoDA†" in line for line in lines)
+    assert [line.split()[0] for line in lines[1:]] == list(METHODS) and any("LB-CL†" in line for line in lines)
     assert main(["methods", "ema_mean"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("ema_mean: EMA, plain mean") and "arXiv" in printed and "EMA(" in printed

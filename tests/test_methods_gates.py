@@ -19,7 +19,8 @@ from mbf_utils.methods.mora import MoRA, maps
 from mbf_utils.methods.nlora import NLoRA, entries
 from mbf_utils.methods.sd_lora import SDLoRA
 from mbf_utils.methods.share import Share, leading
-from mbf_utils.methods.treelora import TreeLoRA, split
+from mbf_utils.methods.tree import changes, split
+from mbf_utils.methods.treelora import TreeLoRA
 from mbf_utils.methods.treelora_released import ReleasedTreeLoRA
 from mbf_utils.store import pack, unpack
 from mbf_utils.text import IGNORE, Batch
@@ -298,17 +299,22 @@ def graded(seed, size=1.0):
 def test_lorac_measures_importance_with_two_running_means(exact):
     method = LoRAC(b1=0.7, b2=0.6)
     method.start(make_task(1))
-    u, v = dict.fromkeys(SITES, 0.0), dict.fromkeys(SITES, 0.0)
+    old = {path: [(0.0, 0.0), (0.0, 0.0)] for path in SITES}
     for step, size in enumerate((1.0, 2.0, 0.1, 1.0)):               # importance rises and falls
         live = graded(step, size)
         kept = {path: [factor.grad.clone() for factor in pair] for path, pair in live.items()}
         method.edit_grads(live, make_task(1))
         for path in SITES:
-            I = sum(float(np.abs(p.detach().numpy() * g.numpy()).mean()) for p, g in zip(live[path], kept[path]))
-            u[path] = 0.7 * u[path] + 0.3 * I
-            v[path] = 0.6 * v[path] + 0.4 * abs(I - u[path])
-            assert method.memory["importance"][path].tolist() == pytest.approx([u[path], v[path]])
-            assert all(torch.equal(p.grad, g) for p, g in zip(live[path], kept[path]))       # looks, does not touch
+            for k, (p, g) in enumerate(zip(live[path], kept[path])):
+                u, v = old[path][k]
+                I = np.abs(p.detach().numpy() * g.numpy())           # of every entry
+                u = 0.7 * u + 0.3 * I
+                v = 0.6 * v + 0.4 * np.abs(I - u)
+                close(method.memory["importance"][path][k], np.stack([u, v]))
+                assert torch.equal(p.grad, g)                        # looks, does not touch
+                old[path][k] = u, v
+    expected = {path: sum(float((u * v).mean()) for u, v in pair) for path, pair in old.items()}
+    assert method.scores() == pytest.approx(expected)
 
 
 def test_lorac_freezes_the_modules_that_matter_most_for_good(exact):
@@ -317,9 +323,10 @@ def test_lorac_freezes_the_modules_that_matter_most_for_good(exact):
     method.memory["frozen"] = []                                     # the first task again, with numbers of our own
     start = method.start(make_task(2))
     assert start.trains == {"layer.q": "AB", "layer.v": "AB"}
-    method.memory["importance"] = {"layer.q": torch.tensor([2.0, 2.0]), "layer.v": torch.tensor([9.0, 0.1])}
+    method.memory["importance"] = {"layer.q": [torch.tensor([[1.0, 3.0], [1.0, 1.0]]), torch.tensor([[2.0], [1.0]])],
+                                   "layer.v": [torch.tensor([[9.0, 9.0], [0.0, 0.1]]), torch.tensor([[0.0], [9.0]])]}
     method.finish(move(method, start, 2), make_task(2))
-    assert method.memory["frozen"] == ["layer.q"]                    # 4 > 0.9
+    assert method.memory["frozen"] == ["layer.q"]                    # 2 + 2 > 0.45 + 0
     omega, block = method.memory["omega"]["layer.q"].clone(), method.memory["stack"]["layer.q"]
     start = method.start(make_task(3))
     assert start.trains == {"layer.q": "", "layer.v": "AB"} and list(method.extra) == ["layer.v"]
@@ -708,11 +715,12 @@ def test_treelora_tries_every_task_and_then_goes_by_its_lower_bound(exact):
 
 def test_the_search_goes_down_the_half_that_holds_its_choice(exact):
     method, task = tree(5)
-    close(method.rows([0, 3], "layer.q")[0], method.memory["G"][0]["layer.q"].flatten())
-    close(method.rows([0, 3], "layer.q")[1], (method.memory["G"][3]["layer.q"] - method.memory["G"][2]["layer.q"]).flatten())
+    G = method.memory["G"]
+    close(changes(G, [0, 3], "layer.q")[0], G[0]["layer.q"].flatten())
+    close(changes(G, [0, 3], "layer.q")[1], (G[3]["layer.q"] - G[2]["layer.q"]).flatten())
     for best in range(5):
         method.memory.update(visits=[[9, 9]] * 5, far=[[9.0 * (1 + abs(k - best)), 9.0 * k] for k in range(5)])
-        left, right, _ = split(method.rows(list(range(5)), "layer.q"), list(range(5)))
+        left, right, _ = split(changes(method.memory["G"], list(range(5)), "layer.q"), list(range(5)))
         half = left if best in left else right
         assert method.search(task, 20) == [best, min(half)]          # at the second level the smallest of that half
 
@@ -776,7 +784,7 @@ def test_the_released_search_is_its_formula_and_repeats(exact):
     method, task = tree(3, released=True)
     visits, far = [[3, 1], [2, 1], [2, 4]], [[6.0, 1.0], [8.0, 2.0], [6.5, 2.0]]
     method.memory.update(visits=visits, far=far)
-    left, right, _ = split(method.rows([0, 1, 2], "layer.q"), [0, 1, 2])
+    left, right, _ = split(changes(method.memory["G"], [0, 1, 2], "layer.q"), [0, 1, 2])
     drawn = set()
     for step in range(60):
         found = method.search(task, step)
@@ -790,7 +798,7 @@ def test_the_released_search_is_its_formula_and_repeats(exact):
         first = int(torch.multinomial(torch.tensor(summed / summed.sum()), 1, generator=rng))
         half = left if first in left else right
         if len(half) > 1:
-            score[half] = score[half] * min(split(method.rows(half, "layer.v"), half)[2], 1.5)
+            score[half] = score[half] * min(split(changes(method.memory["G"], half, "layer.v"), half)[2], 1.5)
         score = score / (score.max() - score.min() + 1e-5)
         share = np.exp(score) / np.exp(score).sum(0)
         assert found == torch.multinomial(torch.tensor(share.T), 1, generator=rng)[:, 0].tolist()

@@ -247,27 +247,34 @@ def test_keeplora_says_in_time_that_no_directions_are_left():
 # --- LoDA ------------------------------------------------------------------------------------------------------------
 
 
+def seen(path: str, tasks: int):
+    """(S before the training, S after it) of every task."""
+    tolds = [Told(index) for index in range(1, tasks + 1)]
+    return [tuple(told.covariance({})[path].numpy() for _ in range(2)) for told in tolds]
+
+
 def test_loda_has_a_general_and_an_isolated_branch():
-    method = LoDA(ridge=0.02)
+    method = LoDA(ridge=0.02, general=0.7)
     tasks, starts, loras, results = learn(method, 3)
     for path, (n, m) in SITES.items():
-        S_new = [Told(index).covariance({})[path].numpy() for index in (1, 2, 3)]
+        S_new, S_after = zip(*seen(path, 3))
         first = starts[0].lora[path].A
-        assert first.shape == (RANK, n)                              # nothing is old yet: one branch
-        close(first.T @ first, span(np.linalg.eigh(S_new[0])[1][:, -RANK:]))
+        assert first.shape == (RANK, n) and starts[0].trains == "AB"             # nothing is old yet: one branch
+        close(first.T @ first, 0.49 / 3 * span(np.linalg.eigh(S_new[0])[1][:, -RANK:]))
         for t in (1, 2):
-            S_old = sum(S_new[:t])
+            S_old = sum(S_after[:t])
             A, B = starts[t].lora[path]
             assert A.shape == (2 * RANK, n) and B.shape == (m, 2 * RANK) and not B.any() and starts[t].trains == "B"
             A_G, A_I = A[:RANK], A[RANK:]
-            close(A_G.T @ A_G, span(np.linalg.eigh(S_old + S_new[t])[1][:, -RANK:]))
+            close(A_G.T @ A_G, 0.49 / 3 * span(np.linalg.eigh(S_old + S_new[t])[1][:, -RANK:]))
             ridge = 0.02 * np.diag(S_old).mean() * np.eye(n)
             values, U = scipy.linalg.eigh(S_new[t], S_old + ridge)   # ascending
-            close(A_I.T @ A_I, span(U[:, -RANK:]))
-            close(A_I @ A_I.T, np.eye(RANK))
+            close(A_I.T @ A_I, span(U[:, -RANK:]) / 3)
+            close(A_I @ A_I.T, np.eye(RANK) / 3)
     for index, task in enumerate(tasks):
-        (before,) = task.probe.asked
+        before, after = task.probe.asked
         assert equal(before, results[index - 1]) if index else all(not pair.B.any() for pair in before.values())
+        assert equal(after, stack(results[index - 1], loras[index]) if index else loras[0])
     assert method.memory.keys() == {"stack", "inputs"} and equal(starts[2].past, results[1])
     assert method.memory["inputs"]["a.q"] is method.memory["inputs"]["a.v"]
 
@@ -289,22 +296,26 @@ def test_the_isolated_directions_have_the_largest_ratio_of_all():
     close(inside, ratio[-2:])
 
 
-def test_loda_recalibrates_the_general_branch_by_least_squares():
-    """Of all B' the nearest: B' A x = B A x on new inputs, B' A x = 0 on old ones; the isolated branch stays."""
-    method = LoDA()
+def test_loda_recalibrates_the_general_branch_direction_by_direction():
+    """For each direction a of the general branch and its column b the c with the least gamma |c b - b|^2 |a x|^2 on new inputs +
+    |c b|^2 |a x|^2 on old ones; the isolated branch stays."""
+    method = LoDA(gamma=1.7)
     tasks, starts, loras, results = learn(method, 3)
     for path, (n, m) in SITES.items():
         close(dense(results[0][path]), dense(loras[0][path]))
         total = dense(loras[0][path])
         for t in (1, 2):
-            new = np.linalg.cholesky(Told(t + 1).covariance({})[path].numpy()).T                 # X^T X = S_new
-            old = np.linalg.cholesky(sum(Told(k + 1).covariance({})[path].numpy() for k in range(t))).T
+            S = [after for _, after in seen(path, t + 1)]
+            X_new, X_old = np.linalg.cholesky(S[t]).T, np.linalg.cholesky(sum(S[:t])).T          # X^T X = S
             A, B = (factor.double().numpy() for factor in loras[t][path])
-            A_G, A_I, B_G, B_I = A[:RANK], A[RANK:], B[:, :RANK], B[:, RANK:]
-            wanted = np.vstack([new @ A_G.T @ B_G.T, np.zeros((n, m))])
-            recalibrated = np.linalg.lstsq(np.vstack([new, old]) @ A_G.T, wanted, rcond=None)[0].T
-            total = total + recalibrated @ A_G + B_I @ A_I
+            total = total + B[:, RANK:] @ A[RANK:]
+            for i in range(RANK):
+                new, old = X_new @ A[i], X_old @ A[i]
+                (c,), *_ = np.linalg.lstsq(np.concatenate([1.7 ** 0.5 * new, old])[:, None],
+                                           np.concatenate([1.7 ** 0.5 * new, 0 * old]), rcond=None)
+                total = total + c * np.outer(B[:, i], A[i])
             close(dense(results[t][path]), total)
+    assert LoDA() == LoDA(rho=0.5, general=0.5, gamma=3.0, ridge=1e-4)
 
 
 class Bowl:
@@ -336,7 +347,7 @@ def words(*answers):
 
 @pytest.mark.parametrize("rho", [0.7, -0.4])
 @pytest.mark.parametrize("past", [False, True])
-def test_gao_is_the_loss_of_each_half_a_step_up_the_other(rho, past):
+def test_gao_is_the_loss_of_each_half_a_step_down_the_other(rho, past):
     sites = {"x": (4, 3), "y": (5, 2)}
     method, bowl = LoDA(rho=rho), Bowl(sites)
     task = make_task(2, rank=2, sites=sites)
@@ -346,15 +357,16 @@ def test_gao_is_the_loss_of_each_half_a_step_up_the_other(rho, past):
         method.memory["stack"] = frozen
     live = live_of(random_lora(sites, 2, 4), "B")
     batch = words("red", "blue green", "red blue", "red")                # 7 and 3 answer tokens
-    one, two = halves(batch)
-    assert sorted((one.tokens, two.tokens)) == [3, 7]
+    chance = task.rng("GAO 5")
+    step = rho * float(torch.rand((), generator=chance))
+    one, two = halves(batch, chance)
+    assert one.tokens + two.tokens == 10
     logits = normal(*batch.targets.shape, 40, seed=6).requires_grad_()
     plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=-100)
     value = method.penalty(live, task, batch, logits) + plain
     value.backward()
     assert not logits.grad.abs().max() > 1e-7                        # the plain loss is taken back whole
 
-    step = rho * float(torch.rand((), generator=task.rng("rho 5")))
     offset = {path: dense(frozen[path]) if past else 0.0 for path in sites}
 
     def by_hand(rows, moved):
@@ -373,8 +385,7 @@ def test_gao_is_the_loss_of_each_half_a_step_up_the_other(rho, past):
     expected, gradient = 0.0, {path: 0.0 for path in sites}
     for rows, other in ((one, two), (two, one)):
         g = by_hand(other, B)[1]
-        size = np.sqrt(sum((part ** 2).sum() for part in g.values()))
-        loss, part = by_hand(rows, {path: B[path] + step * g[path] / size for path in sites})
+        loss, part = by_hand(rows, {path: B[path] - step * g[path] / np.linalg.norm(g[path]) for path in sites})
         expected += rows.tokens / batch.tokens * loss
         gradient = {path: gradient[path] + rows.tokens / batch.tokens * part[path] for path in sites}
     assert value.item() == pytest.approx(expected)
@@ -383,35 +394,38 @@ def test_gao_is_the_loss_of_each_half_a_step_up_the_other(rho, past):
         assert live[path].A.grad is None
 
 
-def test_a_small_step_of_gao_weighs_how_alike_the_gradients_of_the_halves_are():
-    """To first order the loss becomes L_1 + L_2 + rho (<g_1, g_2> / |g_2| + <g_1, g_2> / |g_1|), halves of equal weight."""
+def test_a_small_step_of_gao_pays_for_gradients_of_the_halves_that_agree():
+    """To first order the loss becomes L_1 + L_2 - rho (<g_1, g_2> / |g_2| + <g_1, g_2> / |g_1|), halves of equal weight."""
     sites = {"x": (4, 3)}
     task = make_task(1, rank=2, sites=sites)
     task.probe = Bowl(sites)
     live, batch = live_of(random_lora(sites, 2, 4), "B"), words("red", "blue")
-    one, two = halves(batch)
+    one, two = halves(batch, torch.Generator())                      # either way round
     g = [torch.autograd.grad(task.probe.loss(live, half), live["x"].B)[0] for half in (one, two)]
-    share = float(torch.rand((), generator=task.rng("rho 0")))
+    share = float(torch.rand((), generator=task.rng("GAO 0")))
     logits = torch.zeros(*batch.targets.shape, 40, dtype=torch.float64)
     plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=-100)
     inner = (g[0] * g[1]).sum()
-    slope = 0.5 * inner * (1 / g[0].norm() + 1 / g[1].norm())
+    slope = -0.5 * inner * (1 / g[0].norm() + 1 / g[1].norm())
     at = [(LoDA(rho=rho).penalty(live, task, batch, logits) + plain).item() for rho in (1e-5 / share, -1e-5 / share)]
     assert (at[0] - at[1]) / 2e-5 == pytest.approx(float(slope), rel=1e-4)
 
 
 def test_halves_have_no_answer_in_common_and_copies_of_rows_change_nothing():
     batch = words("red", "blue", "red green", "good", "red")
-    one, two = halves(batch)
+    def drawn(seed):
+        return halves(batch, torch.Generator().manual_seed(seed))
+
+    one, two = drawn(0)
     first = [sorted(int(row[row != -100][0]) for row in half.targets) for half in (one, two)]
     assert not set(first[0]) & set(first[1]) and len(first[0]) + len(first[1]) == 5 and first[0] and first[1]
-    assert max(first[0]) < min(first[1])
+    assert len({tuple(sorted(map(int, drawn(seed)[0].ids[:, 0]))) for seed in range(20)}) == 3       # of 3 answers one is drawn
     for half in (one, two):
         for row, target, mask, prompt in zip(half.ids, half.targets, half.mask, half.prompt):
             k = int(row[0] - 2) // 10
             assert torch.equal(row, batch.ids[k]) and torch.equal(target, batch.targets[k])
             assert torch.equal(mask, batch.mask[k]) and torch.equal(prompt, batch.prompt[k])
-    assert halves(words("red", "red green", "red")) == []
+    assert halves(words("red", "red green", "red"), torch.Generator()) == []
     sites = {"x": (4, 3)}
     task = make_task(1, rank=2, sites=sites)
     task.probe, live = Bowl(sites), live_of(random_lora(sites, 2, 4), "B")

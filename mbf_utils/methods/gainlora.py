@@ -11,9 +11,8 @@ NeurIPS 2025, arXiv 2505.15424.
 So on earlier prompts p_1 and p_2 stay what they were and G_3 p_2 = 0: the new gate is shut there, as far as M_l holds them.
 The start of G_3 and the measure of the step (the optimiser's, not the gradient) are the released code's, the cosine and its
 slope 4 too as others report of it (the paper: a = |2 sigmoid(G_3 p_2) - 1|). Not here: the code rescales the rows of G_1 and
-G_2 after each step, which would move p_1 and p_2, and lets the energy rise to 1 over 15 tasks.
-
-The LoRAs are IncLoRA's, or with lambda1 > 0 O-LoRA's. A plain adapter has every gate wide open.
+G_2 after each step, which would move p_1 and p_2, and lets the energy rise to 1 over 15 tasks. The LoRAs are IncLoRA's, or with
+lambda1 > 0 O-LoRA's. A plain adapter has every gate wide open.
 """
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -29,19 +28,15 @@ from ..subspaces import directions, project_out, widen
 from .olora import OLoRA
 from .routers import gated, prompt_mean, uniform
 
-Gate = dict[str, Tensor]                                             # G1, G2, G3
-
-
-def inputs(gate: Gate, p: Tensor) -> list[Tensor]:
+def inputs(gate: dict[str, Tensor], p: Tensor) -> list[Tensor]:
     """What goes into G_1, G_2 and G_3 for mean embeddings p (n, d): (n, d), (n, hidden), (n, d)."""
     p1 = silu(p @ gate["G1"].T)
     return [p, p1, silu(p1 @ gate["G2"].T)]
 
 
-def opened(gate: Gate, p: Tensor) -> Tensor:
+def opened(gate: dict[str, Tensor], p: Tensor) -> Tensor:
     """a (n,) in [0, 1]: how far the gate is open."""
-    cosine = cosine_similarity(gate["G3"], inputs(gate, p)[2], dim=-1)
-    return (2 * torch.sigmoid(4 * cosine) - 1).abs()
+    return (2 * torch.sigmoid(4 * cosine_similarity(gate["G3"], inputs(gate, p)[2], dim=-1)) - 1).abs()
 
 
 @dataclass
@@ -52,9 +47,8 @@ class GainLoRA(OLoRA):
     count: int = 1000                               # prompts that are looked at, before and after the training
 
     card: ClassVar[Card] = Card("GainLoRA", "Liang and Li, NeurIPS 2025, arXiv 2505.15424", "router", "adapted",
-                                "the cosine in the gate follows a report of the released code, rows are not rescaled after the "
-                                "projection, and the energy kept is the same for all tasks",
-                                memory="linear", looks=True, routes=True)
+                                "the cosine in the gate follows a report of the released code, rows are not rescaled, and the same "
+                                "energy is kept in all tasks", memory="linear", looks=True, routes=True)
     gates: Tensor | None = field(default=None, init=False, repr=False, compare=False)        # (b, tasks), of one batch
 
     def prompts(self, task: Task) -> Tensor:
@@ -66,11 +60,11 @@ class GainLoRA(OLoRA):
         if M[2] is not None and len(M[2]) == d:
             raise InputError(f"expected room for the gate of task {task.index}, found that the prompts of earlier tasks fill "
                              f"all {d} directions: choose an energy below {self.energy}")
-        begun = self.memory["gates"][-1] if "gates" in self.memory else {
-            "G1": uniform((self.hidden, d), d ** -0.5, task, "G1"),
-            "G2": uniform((d, self.hidden), self.hidden ** -0.5, task, "G2")}
+        first = {"G1": (self.hidden, d), "G2": (d, self.hidden)}
+        begun = self.memory["gates"][-1] if M[2] is not None else {
+            name: uniform(shape, shape[1] ** -0.5, task, name) for name, shape in first.items()}
         G3 = directions(inputs(begun, p)[2], 1, M[2]) * (d / 3) ** 0.5       # as long as one of U(-1, 1)^d
-        self.extra = {name: nn.Parameter(G) for name, G in (("G1", begun["G1"].clone()), ("G2", begun["G2"].clone()), ("G3", G3))}
+        self.extra = {name: nn.Parameter(G.clone()) for name, G in {**begun, "G3": G3}.items()}
         return super().start(task)
 
     def before_batch(self, batch, task: Task) -> None:
@@ -81,16 +75,11 @@ class GainLoRA(OLoRA):
     def mix(self, h: Tensor, x: Tensor, site: Site) -> Tensor:
         return gated(h, self.gates, site)
 
-    def penalty(self, live: Lora, task: Task, batch, logits):
-        return super().penalty(live, task, batch, logits) if self.lambda1 or self.lambda2 else 0.0
-
     @torch.no_grad()
     def after_step(self, live: Lora, task: Task) -> None:
-        if "M" in self.memory:
-            last = self.memory["gates"][-1]
-            for name, begun, M in zip(("G1", "G2", "G3"), (last["G1"], last["G2"], 0.0), self.memory["M"]):
-                G = self.extra[name]                                 # at the start G_3 M_3 = 0
-                G.copy_(begun + project_out(G - begun, M))
+        for name, M in zip(("G1", "G2", "G3"), self.memory.get("M", ())):
+            begun = self.memory["gates"][-1][name] if name != "G3" else 0.0      # at the start G_3 M_3 = 0
+            self.extra[name].copy_(begun + project_out(self.extra[name] - begun, M))
 
     @torch.no_grad()
     def finish(self, tuned: Lora, task: Task) -> Lora:

@@ -3,9 +3,9 @@ Ling et al., Pattern Recognition 2025, arXiv 2504.13407.
 
     h = W x + s (sum_{i<t} omega_i B_i A_i + B_t A_t) x,   one omega per old task and module, trained from 1
     L = L_task + lambda sum_modules ||A^ A^^T - I||_F,   A^ (t r, d_in): all A's of the module, only A_t with a gradient
-    importance of a module (IPC), after every backward pass:
-        I = mean |A * dL/dA| + mean |B * dL/dB|,   u <- b1 u + (1 - b1) I,   v <- b2 v + (1 - b2) |I - u|
-    after the task the share `freeze` of modules with the largest u v learns no more: no new LoRA there, its omegas stay
+    importance of a module (IPC), entry by entry of A and of B before every step:
+        I = |theta dL/dtheta|,   u <- b1 u + (1 - b1) I,   v <- b2 v + (1 - b2) |I - u|;   mean of u v in A + mean of u v in B
+    after the task the share `freeze` of modules with the largest learns no more: no new LoRA there, its omegas stay
 
 The penalty drives the rows of A to unit length, and from t r > d_in on it cannot reach zero. What belongs to a classifier
 (replay of class centroids, inference of the task) is left out. The newest released code takes I from the composed d x d
@@ -36,9 +36,10 @@ class LoRAC(Method):
     def start(self, task: Task) -> Start:
         frozen, omega = self.memory.setdefault("frozen", []), self.memory.get("omega", {})
         self.extra = {path: nn.Parameter(value.clone()) for path, value in omega.items() if path not in frozen}
-        self.memory["importance"] = {path: torch.zeros(2, device=task.device) for path in task.sites if path not in frozen}
-        trains = {path: "" if path in frozen else "AB" for path in task.sites}
-        return Start(task.fresh(), self.memory.get("stack"), trains)
+        lora, trains = task.fresh(), {path: "" if path in frozen else "AB" for path in task.sites}
+        self.memory["importance"] = {path: [torch.stack([0 * factor, 0 * factor]) for factor in pair]
+                                     for path, pair in lora.items() if path not in frozen}           # (u, v) of A, of B
+        return Start(lora, self.memory.get("stack"), trains)
 
     def mix(self, h: Tensor, x: Tensor, site: Site) -> Tensor:
         if site.blocks.start > 0 or "stack" not in self.memory:      # A_t x
@@ -57,13 +58,19 @@ class LoRAC(Method):
 
     @torch.no_grad()
     def edit_grads(self, live: Lora, task: Task) -> None:
-        for path, uv in self.memory["importance"].items():
-            now = sum((factor * factor.grad).abs().mean() for factor in live[path])
-            uv[0] = self.b1 * uv[0] + (1 - self.b1) * now
-            uv[1] = self.b2 * uv[1] + (1 - self.b2) * (now - uv[0]).abs()
+        for path, pair in self.memory["importance"].items():
+            for factor, (u, v) in zip(live[path], pair):
+                I = (factor * factor.grad).abs()
+                u.lerp_(I, 1 - self.b1)
+                v.lerp_((I - u).abs(), 1 - self.b2)
+
+    def scores(self) -> dict[str, float]:
+        """The importance of every module that learns."""
+        return {path: float(sum((u * v).mean() for u, v in pair)) for path, pair in self.memory["importance"].items()}
 
     def finish(self, tuned: Lora, task: Task) -> Lora:
-        scores = {path: float(uv.prod()) for path, uv in self.memory.pop("importance").items()}
+        scores = self.scores()
+        del self.memory["importance"]
         old, omega = self.memory.get("stack"), dict(self.memory.get("omega", {}))
         new = {path: tuned[path] for path in scores}                 # the modules that learned
         one = torch.ones(1, device=task.device)

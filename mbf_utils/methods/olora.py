@@ -24,7 +24,7 @@ class OLoRA(IncLoRA):
                                 memory="linear")
 
     def penalty(self, live: Lora, task: Task, batch, logits):
-        past = self.memory.get("stack")
+        past = self.memory.get("stack") if self.lambda1 else None
         overlap = sum((past[path].A @ pair.A.T).abs().sum() for path, pair in live.items()) if past else 0.0
         size = sum(pair.A.norm() + pair.B.norm() for pair in live.values()) if self.lambda2 else 0.0
         return self.lambda1 * overlap + self.lambda2 * size

@@ -37,8 +37,8 @@ class Rank1Pool(IncLoRA):
     lam: float = 0.1
 
     card: ClassVar[Card] = Card("Rank-1 expert pool", "Fa et al., AAAI 2026, arXiv 2601.22828", "gates", "adapted",
-                                "one router on the prompt, which learns straight through; the released ones read CLIP's [CLS] token "
-                                "in every module and get no gradient", memory="linear")
+                                "one router on the prompt, which learns straight through; the released ones read CLIP's [CLS] "
+                                "token in every module and get no gradient", memory="linear")
     drawn: tuple[int, Tensor] | None = field(default=None, init=False, repr=False, compare=False)        # of one micro-batch
     votes: Tensor | None = field(default=None, init=False, repr=False, compare=False)        # of one step
 

@@ -18,16 +18,7 @@ from torch import Tensor
 
 from ..lora import Lora, Start
 from ..method import Card, Method, Task
-
-
-def split(rows: Tensor, tasks: list[int]) -> tuple[list[int], list[int], float]:
-    """The tasks whose row (tasks, r d_in) lies along the mean row at least as far as the median one, the others, the median."""
-    like = rows @ rows.mean(0)
-    middle = float(like.median())
-    left = [k for k, value in zip(tasks, like.tolist()) if value >= middle]
-    if len(left) == len(tasks):
-        left = tasks[:len(tasks) // 2]
-    return left, [k for k in tasks if k not in left], middle
+from .tree import changes, split
 
 
 @dataclass
@@ -79,18 +70,13 @@ class TreeLoRA(Method):
         for l, path in enumerate(task.sites):
             chosen.append(min(tasks, key=lambda k: self.bound(k, l, step)))
             if len(tasks) > 1:
-                left, right, _ = split(self.rows(tasks, path), tasks)
+                left, right, _ = split(changes(self.memory["G"], tasks, path), tasks)
                 tasks = left if chosen[l] in left else right
         return chosen
 
     def bound(self, k: int, l: int, step: int) -> float:
         visits, far = self.memory["visits"][k][l], self.memory["far"][k][l]
         return far / visits - 2 * math.sqrt(math.log(step) / visits) if visits else -math.inf
-
-    def rows(self, tasks: list[int], path: str) -> Tensor:
-        """What each task changed in G: (tasks, r d_in)."""
-        G = self.memory["G"]
-        return torch.stack([G[k][path] - G[k - 1][path] if k else G[k][path] for k in tasks]).flatten(1)
 
     def finish(self, tuned: Lora, task: Task) -> Lora:
         for name in ("visits", "far", "chosen"):

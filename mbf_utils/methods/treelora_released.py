@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..lora import Lora
 from ..method import Card, Task
-from .treelora import TreeLoRA, split
+from .tree import changes, split
+from .treelora import TreeLoRA
 
 
 @dataclass
@@ -34,16 +35,17 @@ class ReleasedTreeLoRA(TreeLoRA):
         return {path: len(live) * mean for path, mean in self.memory["mean"].items()}
 
     def search(self, task: Task, step: int) -> list[int]:
-        tasks, paths, chance = list(range(len(self.memory["G"]))), list(task.sites), task.rng(f"draw {step}")
+        G, paths, chance = self.memory["G"], list(task.sites), task.rng(f"draw {step}")
+        tasks = list(range(len(G)))
         visits, far = (torch.tensor(self.memory[name]) for name in ("visits", "far"))                  # (tasks, modules)
         width = math.log(2 * max(task.steps, 1) * (step + 1) * (step + 2))
         score = far / visits.clamp_min(1) + (width / (2 * visits + 1e-5)).sqrt()
         score = score + score.min()
         first = int(torch.multinomial(score.sum(1).softmax(0), 1, generator=chance))
         if len(tasks) > 1:
-            half = next(half for half in split(self.rows(tasks, paths[0]), tasks)[:2] if first in half)
+            half = next(half for half in split(changes(G, tasks, paths[0]), tasks)[:2] if first in half)
             if len(half) > 1 and len(paths) > 1:
-                score[half] *= min(split(self.rows(half, paths[1]), half)[2], 1.5)
+                score[half] *= min(split(changes(G, half, paths[1]), half)[2], 1.5)
         score = score / (score.max() - score.min() + 1e-5)
         return torch.multinomial(score.softmax(0).T, 1, generator=chance)[:, 0].tolist()
 
