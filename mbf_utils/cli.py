@@ -95,6 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     base.add_argument("--seed", type=int, default=0)
     base.add_argument("--vocab-size", type=int, default=4096, help="pieces of the byte-level BPE, with --text")
 
+    bench = command("bench", commands.bench, "measure the kit against what one would use instead, on this machine; writes a table")
+    bench.add_argument("--gpu", action="store_true", help="the benchmarks of a GPU alone")
+    bench.add_argument("--out", default="figures", help="folder of the tables and figures")
+
     lab = command("lab", commands.lab, "open JupyterLab at the notebooks")
     lab.add_argument("--notebooks", default="notebooks")
     return parser

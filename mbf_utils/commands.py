@@ -189,6 +189,11 @@ def _texts(source: str) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
+def bench(arguments) -> None:
+    from .bench import run
+    run(arguments.out, arguments.gpu)
+
+
 def lab(arguments) -> int:
     if not Path(arguments.notebooks).is_dir():
         raise InputError(f"expected the notebooks in {arguments.notebooks}, found no such folder: start in the repository, or give --notebooks")
