@@ -1,18 +1,29 @@
 #!/usr/bin/env bash
 # Re-makes the tables and figures of this folder from nothing but the repository. Runs go to runs/ and are resumed where they were
-# stopped; the settings of the methods are those of chosen.json, which figures/search.sh makes. WORKERS (2) processes.
+# stopped; the settings of the methods are those of chosen.json, which figures/search.sh makes, and for fifteen tasks those below.
+# On the CPU: WORKERS (2) processes, days for all of it. On a GPU: DEVICE=cuda WORKERS=16 ABREAST=9, minutes. Another device rounds
+# otherwise, and a training takes that further: single runs differ by points, means within their spread.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PATH="$PWD/.venv/bin:$PATH"
-compare() { mbf compare "$@" --workers "${WORKERS:-2}"; }
+compare() {
+    mbf compare "$@" --workers "${WORKERS:-2}" --abreast "${ABREAST:-1}" --device "${DEVICE:-cpu}" --dtype float32 --keep last --eval-batch-size 200
+}
 
 ABLATIONS=slao,slao_random,slao_last_merged,slao_preserve,slao_ftba_mb,slao_ftba_ma,slao_ftba_mba,slao_frea_mb,slao_freb_ma,slao_no_merge,slao_merge_both,slao_mean,slao_half
-compare world-5 --methods all --seeds 3 --save world-5                                      # 210 runs, about an hour on two cores
+BEST=keeplora,inflora,nlora,ewc,corda,gainlora,rank1_pool,mora_merged,codyra,olora     # of world-5, by both readings
+LASTING="inflora eps_start=0.9,inflora_projected eps_start=0.95,keeplora weight_energy=0.1 task_energy=0.95,osf share=0.0625"
+compare world-5 --orders 1,2,3 --methods all --seeds 3 --save world-5
+compare world-5 --methods "seqlora,$ABLATIONS" --seeds 12 --save world-5-ablations
+compare world-5 --methods "slao,seqlora,$BEST" --seeds 12 --save world-5-best
+compare world-5 --methods "slao,seqlora,$BEST" --seeds 3 --named --save world-5-named
+compare world-5 --methods "slao,seqlora,$BEST" --seeds 3 --model small --save world-5-small
+compare world-5 --methods "slao,seqlora,$BEST" --seeds 3 --model small --named --save world-5-small-named
+# Fifteen tasks: a setting that leaves the base of 64 dimensions no free direction before the last is replaced by one that lasts.
+compare world-15 --methods "multi_task,all,$LASTING" --seeds 3 --save world-15
+compare world-100 --methods "$ABLATIONS,seqlora,zero_shot,per_task,replay,ewc,lwf" --seeds 3 --epochs 4 --score-every 10 --save world-100
 mbf report runs/compare/world-5-o1-{slao,seqlora,inclora,olora-*,inflora-*,keeplora-*,ewc-*,magmax-*,knots-*,multi_task,per_task}-[0-2] --save world-5-shown
 rm figures/world-5-shown*.csv                                                               # the README's picture of some of them
-compare world-5 --methods "seqlora,$ABLATIONS" --seeds 12 --save world-5-ablations
-compare world-5 --methods slao,seqlora,inclora,olora --seeds 3 --named --save world-5-named
-compare world-5 --methods slao,seqlora,inclora --seeds 3 --model small --save world-5-small
 python figures/similarity.py                                                                # two tasks, alike to a chosen degree
 
 # The runs that the notebooks load: seed 0 of order 1.
@@ -20,10 +31,10 @@ for method in slao seqlora per_task slao_random slao_preserve slao_frea_mb; do
     mbf run world-5 --method "$method" --out "notebooks/runs/$method" > /dev/null
 done
 
-# Real rows, where MBF_DATA names the folder that holds O-LoRA's cl_benchmark: about 35 CPU-minutes more. The base is made of
-# the training texts of all fifteen tasks; then come the four of order 1. lambda1 is chosen on their development rows.
+# Real rows, where MBF_DATA names the folder that holds O-LoRA's cl_benchmark. The base is made of the training texts of all fifteen
+# tasks (6 CPU-minutes); then come the four of order 1. lambda1 is chosen on their development rows.
 [ -n "${MBF_DATA:-}" ] || exit 0
 rows=$MBF_DATA/cl_benchmark
 [ -d runs/real-base ] || mbf make-base runs/real-base --text "$rows:4" 2> runs/real-base.log
 mbf search "$rows" --order 1 --method olora --grid lambda1=0.004,0.02,0.1,0.5 --model runs/real-base --data-seed 0 --out runs/real-search
-compare "$rows" --methods slao,seqlora,olora,per_task,zero_shot --orders 1 --seeds 3 --model runs/real-base --out runs/real --save real-order-1
+compare "$rows" --methods "slao,seqlora,zero_shot,per_task,$BEST" --orders 1 --seeds 3 --model runs/real-base --out runs/real --save real-order-1

@@ -17,6 +17,7 @@ def read(file):
 def test_the_gpu_items_all_run_at_toy_size(tmp_path):
     rows = read(gpu.bench(tmp_path, "cpu", TOY, total=120))
     assert not [row for row in rows if "failed" in row["case"] or "left out" in row["case"]]
-    assert {row["item"] for row in rows} == {"versions", "ceilings", "model", "throughput", "boundary", "memory", "start", "merge", "scoring", "small world", "stacked"}
+    assert {row["item"] for row in rows} == {"versions", "ceilings", "model", "throughput", "boundary", "memory", "start", "merge", "scoring", "small world",
+                                             "abreast"}
     losses = [row for row in rows if row["quantity"] == "largest relative difference"]
     assert losses and all(float(row["value"]) == 0 for row in losses)      # the same device on both sides: the same bytes

@@ -11,7 +11,7 @@ from pathlib import Path
 from .boundary import boundary, factors
 from .scoring import scoring
 from .shape import Device, Size, random_model
-from .small_world import OtherDevice, small_world, stacked
+from .small_world import OtherDevice, abreast, small_world
 from .steps import ceilings, memory, throughput
 from .table import Table, machine, run_items, versions
 
@@ -46,7 +46,7 @@ def bench(out: str | Path, device: str = "cuda", size: Size = Size(), total: flo
         **{f"factors, r {rank}": (lambda rank=rank: factors(rank, table, place, size), 20) for rank in size.ranks},
         "ceilings": (lambda: ceilings(table, place, size.hidden * 2, size.cold / 2 ** 28), 10),
         "small world": (lambda: small_world(table, place, size, other), 50),
-        "stacked": (lambda: stacked(table, place, size), 60)}
+        "abreast": (lambda: abreast(table, place, size), 60)}
     other = OtherDevice(size)
     try:
         run_items(items, table, total)

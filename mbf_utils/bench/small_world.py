@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ..abreast import Plan, run_abreast
 from ..models import load_model
 from ..results import Run
 from ..runs import run_stream
@@ -57,6 +58,18 @@ def small_world(table: Table, device: Device, size: Size, other: OtherDevice) ->
         table.add("small world", f"{size.stream}, {text}", "mean difference of an entry", float(apart.mean()), "points")
 
 
-def stacked(table: Table, device: Device, size: Size, counts: tuple[int, ...] = (1, 3, 9, 27)) -> None:
-    """Seconds a step and a run where `counts` runs of the small base learn side by side in one process."""
-    table.note("stacked", "not measured: training of several runs at once is not there yet")
+def abreast(table: Table, device: Device, size: Size, counts: tuple[int, ...] = (1, 3, 9, 27)) -> None:
+    """Seconds a step, and a step and run, where `counts` runs of the small base learn the stream's first task side by side."""
+    stream, model, times = load_stream(size.stream, limit=size.limit)[:1], load_model("tiny", device.name, "float32"), {}
+    for n in (counts[0], *counts):                                   # the first time to warm up
+        with tempfile.TemporaryDirectory(prefix="mbf-bench-") as folder:
+            plans = [Plan(Path(folder) / str(seed), stream, "slao", seed) for seed in range(n)]
+            if failures := run_abreast(plans, model, epochs=size.epochs):
+                raise next(iter(failures.values()))
+            log, = Run(plans[0].folder).logs
+            each = 1e3 * log["seconds_train"] / len(log["losses"])   # a run's share of the time
+        times[n] = each
+    for n, each in times.items():
+        table.add("abreast", f"{size.stream}, {n} abreast", "time a step", n * each, "ms")
+        table.add("abreast", f"{size.stream}, {n} abreast", "time a step and run", each, "ms")
+        table.add("abreast", f"{size.stream}, {n} abreast over one by one", "ratio of time a run", each / times[counts[0]])
