@@ -122,15 +122,17 @@ def search(arguments) -> None:
 
 
 def _methods(text: str) -> list:
-    """Names, and pairs (name, fields), from "slao,olora lambda1=0.1", "merging" or "all"; in METHODS' order for the last two."""
+    """Names, and pairs (name, fields), from "slao,olora lambda1=0.1", "merging" or "all"; in METHODS' order for the last two,
+    which leave out what is named with settings of its own."""
     from .methods import METHODS
     from .titles import card_of
-    found = []
-    for item in filter(None, map(str.strip, text.split(","))):
-        name, *pairs = item.split()
-        family = [row for row in METHODS if item in ("all", card_of(row).family)]
-        found += family if family else [(name, _fields(pairs, name)) if pairs else name]
-    return list(dict.fromkeys(found)) if all(isinstance(entry, str) for entry in found) else found
+    items = [item.split() for item in text.split(",") if item.strip()]
+    own, found = {name for name, *pairs in items if pairs}, {}
+    for name, *pairs in items:
+        family = [row for row in METHODS if name in ("all", card_of(row).family) and row not in own] if not pairs else []
+        for entry in family or [(name, _fields(pairs, name)) if pairs else name]:
+            found[repr(entry)] = entry
+    return [*found.values()]
 
 
 def _seeds(text: str) -> list[int]:
