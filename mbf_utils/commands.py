@@ -161,12 +161,13 @@ def methods(arguments) -> None:
     """All of them as a table, or one with its module's docstring and its settings."""
     from .methods import make_method
     from .search import chosen
-    from .titles import cards, title_of
+    from .titles import card_of, cards, title_of
     if arguments.name is None:
-        print(cards().drop(columns=["differs", "paper"]).to_string())
+        print(cards().drop(columns=["differs", "authors"]).astype({"year": object}).fillna("").to_string())
         return
     method = make_method(arguments.name)
-    print(f"{arguments.name}: {title_of(arguments.name)}, {method.card.fidelity}{'; ' * bool(method.card.differs)}{method.card.differs}\n")
+    card = card_of(arguments.name)
+    print(f"{arguments.name}: {title_of(arguments.name)}, {card.fidelity}{'; ' * bool(card.differs)}{card.differs}\n")
     print(f"{inspect.getdoc(inspect.getmodule(type(method)))}\n\n{method}")
     if fields := chosen("tiny", arguments.name):
         print(f"chosen on the base tiny by mbf search: {fields}")

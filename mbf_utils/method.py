@@ -53,7 +53,7 @@ class Task:
 class Card(NamedTuple):
     """What a table says of a method."""
     title: str
-    paper: str                                      # authors, venue, arXiv id; "" for a reference
+    paper: str                                      # "authors, venue year, arXiv id"; "" for a reference
     family: str                                     # reference, regularisation, stack, merging, ...
     fidelity: str                                   # exact, adapted, reconstructed
     differs: str = ""                               # one sentence where it is not exact

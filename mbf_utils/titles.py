@@ -24,17 +24,42 @@ VARIANTS = MappingProxyType({                           # rows that are a class 
     "knots_running": "KnOTS, running", "lora_lego_running": "LoRA-LEGO, running", "mora_merged": "MoRA, merged at 1/√i",
     "lilora_released": "LiLoRA, as released",
 })
+OWN = MappingProxyType({                                # what a variant's fidelity is, where it is not its class's
+    "nlora_released": ("adapted", "as three programs built on the released code have it; its own file was not seen"),
+    "inflora_projected": ("adapted", "as the authors' program for language models, but with the kit's s = alpha/r"),
+    "sd_lora_keep": ("adapted", "not in the paper: directions keep their length and magnitudes their value"),
+    "dare_ties": ("adapted", "drops before TIES elects, each module by itself, and is cut to rank r"),
+    "mora_merged": ("adapted", "not in the paper: M is merged over the tasks as SLAO merges B"),
+    "lilora_released": ("adapted", "as released, but at the kit's rank, on its modules and with its optimiser"),
+    "slao_preserve": ("adapted", "not in the paper: B R^T goes with Q^T, so that the start keeps the function"),
+    "slao_freb_ma": ("adapted", "B is frozen from task 2 on; the paper does not say how a frozen B comes to be other than 0"),
+    "slao_no_merge": ("adapted", "not among the paper's ablations: the QR start alone"),
+    "slao_merge_both": ("adapted", "not among the paper's ablations: the QR start, and both factors merged"),
+    "slao_mean": ("adapted", "not in the paper: lambda(i) = 1/i"), "slao_half": ("adapted", "not in the paper: lambda(i) = 1/2"),
+})
 
 
 def card_of(name: str) -> Card | None:
     """The card of a METHODS row; None for a method of one's own."""
-    return METHODS[name]().card if name in METHODS else None
+    if name not in METHODS:
+        return None
+    card = METHODS[name]().card
+    fidelity, differs = OWN.get(name, (card.fidelity, card.differs))
+    return card._replace(fidelity=fidelity, differs=differs)
 
 
 def cards() -> pd.DataFrame:
-    """What every card says, a row a METHODS row: title, paper, family, fidelity, differs, memory, and what the method needs."""
-    found = {name: card_of(name)._asdict() | {"title": title_of(name)} for name in METHODS}
-    return pd.DataFrame.from_dict(found, orient="index").drop(columns=["merges", "trains"])
+    """What every card says, a row a METHODS row: title, authors, venue, year, id (of the paper), family, fidelity, differs, memory,
+    and what the method needs: the task's name at test time, old rows, a pass over the rows beside the training, a router."""
+    found = {}
+    for name in METHODS:
+        card = card_of(name)
+        authors, where, identifier = card.paper.split(", ", 2) if card.paper else ("", "", "")
+        venue, _, year = where.rpartition(" ")
+        found[name] = {"title": "", "authors": authors, "venue": venue, "year": int(year) if year else pd.NA,
+                       "id": identifier, **(card._asdict() | {"title": title_of(name)})}
+    table = pd.DataFrame.from_dict(found, orient="index").drop(columns=["paper", "merges", "trains"])
+    return table.astype({"year": "Int64"})
 
 
 def title_of(name: str, setting: str = "") -> str:

@@ -18,6 +18,7 @@ from mbf_utils.methods.olora import OLoRA
 from mbf_utils.methods.references import MultiTask, PerTask, SeqLoRA, ZeroShot
 from mbf_utils.methods.task_arithmetic import TaskArithmetic
 from mbf_utils.streams import Example
+from mbf_utils.titles import OWN, card_of, cards
 
 
 def tuned(index):
@@ -184,13 +185,26 @@ def test_every_row_makes_independent_instances(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_card_is_complete(name):
-    card = METHODS[name]().card
+    card = card_of(name)
     assert isinstance(card, Card) and card.title
     assert card.fidelity in ("exact", "adapted", "reconstructed") and (card.fidelity == "exact") == (card.differs == "")
     assert card.memory in ("constant", "linear") and card.merges in ("", "descending", "independent")
     assert card.family and (card.paper or card.family == "reference")
     assert {type(value) for value in (card.task_id, card.old_data, card.trains, card.looks, card.routes)} == {bool}
-    assert not card.paper or re.search(r", .* (19|20)\d\d, ", card.paper)           # authors, venue year, where
+    row = cards().loc[name]
+    assert card.family == "reference" and card.paper == "" or re.fullmatch(
+        r"arXiv \d{4}\.\d{5}|OpenReview \w+|long paper \d+", row["id"]) and row["authors"] and 2012 <= row["year"] <= 2026 and row["venue"]
+
+
+def test_cards_are_a_table_of_what_each_says():
+    table = cards()
+    assert list(table.index) == list(METHODS) and list(table.columns) == [
+        "title", "authors", "venue", "year", "id", "family", "fidelity", "differs", "memory", "task_id", "old_data", "looks", "routes"]
+    assert table.loc["olora", "authors":"fidelity"].tolist() == [
+        "Wang et al.", "Findings of EMNLP", 2023, "arXiv 2310.14152", "stack", "exact"]
+    assert table.loc["lb_cl", ["title", "id", "fidelity"]].tolist() == ["LB-CL†", "OpenReview ZxtaNh5UYB", "reconstructed"]
+    assert table.loc["lilora", "fidelity"] == "reconstructed" and table.loc["lilora_released", "fidelity"] == "adapted"
+    assert OWN.keys() <= {name for name, make in METHODS.items() if isinstance(make, partial)}
 
 
 @pytest.mark.parametrize("name", METHODS)

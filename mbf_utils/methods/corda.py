@@ -42,7 +42,7 @@ class CorDA(Method):
     damp: float = 0.01
 
     card: ClassVar[Card] = Card("CorDA", "Yang et al., NeurIPS 2024, arXiv 2406.05223", "subspaces", "adapted",
-                                "the paper adapts once and keeps general text; here what is kept are earlier tasks' inputs",
+                                "the paper adapts once; here every task does, and what kpm keeps are earlier tasks' inputs, not text",
                                 memory="linear", looks=True)
 
     def __post_init__(self):

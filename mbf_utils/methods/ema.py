@@ -23,7 +23,7 @@ class EMA(Method):
     begin: str = "tuned"                            # the pair a task starts from: "tuned" or "merged"
 
     card: ClassVar[Card] = Card("EMA", "Dziadzio et al., CVPR 2025, arXiv 2412.06712", "merging", "adapted",
-                                "A and B are averaged apart, not full weights, and a task starts from the last trained pair",
+                                "A and B are averaged apart, not full weights; a task starts from the last trained pair, or from the mean",
                                 merges="descending")
 
     def start(self, task: Task) -> Start:
