@@ -11,7 +11,7 @@ compare() {
 }
 
 ABLATIONS=slao,slao_random,slao_last_merged,slao_preserve,slao_ftba_mb,slao_ftba_ma,slao_ftba_mba,slao_frea_mb,slao_freb_ma,slao_no_merge,slao_merge_both,slao_mean,slao_half
-BEST=keeplora,inflora,nlora,ewc,corda,gainlora,rank1_pool,mora_merged,codyra,olora     # of world-5, by both readings
+BEST=loda,keeplora,inflora,nlora,ewc,corda,gainlora,rank1_pool,mora_merged,codyra,olora     # of world-5, by both readings
 ALL="multi_task,all,gainlora_olora energy=0.9 lambda1=0.02"                             # a variant takes what was chosen for its two parts
 LASTING="inflora eps_start=0.9,inflora_projected eps_start=0.95,keeplora weight_energy=0.1 task_energy=0.95,osf share=0.0625"
 compare world-5 --orders 1,2,3 --methods "$ALL" --seeds 3 --save world-5
