@@ -14,7 +14,9 @@ ABLATIONS=slao,slao_random,slao_last_merged,slao_preserve,slao_ftba_mb,slao_ftba
 BEST=loda,keeplora,inflora,nlora,ewc,corda,gainlora,rank1_pool,mora_merged,codyra,olora     # of world-5, by both readings
 ALL="multi_task,all,gainlora_olora energy=0.9 lambda1=0.02"                             # a variant takes what was chosen for its two parts
 LASTING="inflora eps_start=0.9,inflora_projected eps_start=0.95,keeplora weight_energy=0.1 task_energy=0.95,osf share=0.0625"
-compare world-5 --orders 1,2,3 --methods "$ALL" --seeds 3 --save world-5
+ORDERED=slao,seqlora,zero_shot,per_task,replay,ewc,lwf,inclora,olora,nlora,nlora_released,inflora,inflora_projected,keeplora,lb_cl
+mbf compare world-5 --methods "$ALL" --seeds 3 --workers "${WORKERS:-2}" --device cpu --out runs/compare-cpu --save world-5       # 2 hours of two cores
+compare world-5 --orders 1,2,3 --methods "$ORDERED" --seeds 3 --save world-5-three
 compare world-5 --methods "seqlora,$ABLATIONS" --seeds 12 --save world-5-ablations
 compare world-5 --methods "slao,seqlora,$BEST" --seeds 12 --save world-5-best
 compare world-5 --methods "slao,seqlora,$BEST" --seeds 3 --named --save world-5-named
@@ -23,7 +25,7 @@ compare world-5 --methods "slao,seqlora,$BEST" --seeds 3 --model small --named -
 # Fifteen tasks: a setting that leaves the base of 64 dimensions no free direction before the last is replaced by one that lasts.
 compare world-15 --methods "$ALL,$LASTING" --seeds 3 --save world-15
 compare world-100 --methods "$ABLATIONS,seqlora,zero_shot,per_task,replay,ewc,lwf" --seeds 3 --epochs 4 --score-every 10 --save world-100
-mbf report runs/compare/world-5-o1-{slao,seqlora,inclora,olora-*,inflora-*,keeplora-*,ewc-*,magmax-*,knots-*,multi_task,per_task}-[0-2] --save world-5-shown
+mbf report runs/compare-cpu/world-5-o1-{slao,seqlora,inclora,olora-*,inflora-*,keeplora-*,ewc-*,magmax-*,knots-*,multi_task,per_task}-[0-2] --save world-5-shown
 rm figures/world-5-shown*.csv                                                               # the README's picture of some of them
 python figures/similarity.py                                                                # two tasks, alike to a chosen degree
 
