@@ -1,8 +1,9 @@
 """One row of the accuracy matrix: how well the model that is worn answers a task's rows.
 
-Two readings, both in percent:
+Three readings, all in percent:
     exact     the answer that the model would generate equals a right one (the field's headline)
     options   of the task's labels, the right one is the likeliest: what is still known, whatever words come out
+    score     the task's own score (scores.py); exact match, unless its answers are texts that have no one right wording
 
 With labels, `exact` asks whether every token of the right answer and its end is the arg max when the answer is fed in:
 greedy decoding writes exactly that answer if and only if this holds. The same pass scores labels of one token; longer
@@ -18,13 +19,15 @@ from typing import Callable, NamedTuple
 
 import torch
 
+from .scores import SCORES, score_of
 from .streams import Example, TaskData
-from .text import Batch, Encoded, answer_text, collate, encode, normalise, token_ids
+from .text import Batch, Encoded, answer_text, collate, encode, token_ids
 
 
 class Score(NamedTuple):
     exact: float                                    # percent
     options: float                                  # percent; NaN where the task has no labels
+    score: float                                    # percent
 
 
 def _nothing(batch: Batch) -> None:
@@ -32,18 +35,27 @@ def _nothing(batch: Batch) -> None:
 
 
 def evaluate(model, tokenizer, task: TaskData, split: str = "test", max_length: int = 1024, batch_size: int = 50,
-             max_new_tokens: int = 50, see: Callable[[Batch], None] = _nothing) -> Score:
-    """The model's two accuracies on a split of a task; the model is left in evaluation mode. `see` gets every batch before
-    the model does: for adapters that are routed by the input (training.routed)."""
-    examples = getattr(task, split)
+             max_new_tokens: int = 50, see: Callable[[Batch], None] = _nothing, scores: str = "field") -> Score:
+    """The model's scores on a split of a task; the model is left in evaluation mode. `see` gets every batch before the model
+    does: for adapters that are routed by the input (training.routed). `scores`: see scores.py."""
+    examples, named = getattr(task, split), score_of(task.name, scores)
     if not examples:
-        return Score(float("nan"), float("nan"))
+        return Score(*[float("nan")] * 3)
     model.eval()
-    if not task.labels:
-        return Score(100 * _mean(_generated(model, tokenizer, examples, max_length, batch_size, max_new_tokens, see)), float("nan"))
-    exact, options = label_scores(model, tokenizer, examples, task.labels, max_length, batch_size, see)
-    return Score(100 * _mean(exact), 100 * _mean([max(row, key=row.get) in example.answers
-                                                  for row, example in zip(options, examples)]))
+    if named != "exact" or not task.labels:
+        answers = generate(model, tokenizer, examples, max_length, batch_size, max_new_tokens, see)
+
+    def of_answers(name: str) -> float:
+        return 100 * _mean([SCORES[name](answer, example) for answer, example in zip(answers, examples)])
+
+    options = float("nan")
+    if task.labels:
+        right, tables = label_scores(model, tokenizer, examples, task.labels, max_length, batch_size, see)
+        exact, options = 100 * _mean(right), 100 * _mean([max(row, key=row.get) in example.answers
+                                                          for row, example in zip(tables, examples)])
+    else:
+        exact = of_answers("exact")
+    return Score(exact, options, exact if named == "exact" else of_answers(named))
 
 
 @torch.inference_mode()
@@ -112,11 +124,6 @@ def generate(model, tokenizer, examples: list[Example], max_length: int = 1024, 
         for i, text in zip(chosen, tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)):
             answers[i] = text.strip()
     return answers
-
-
-def _generated(model, tokenizer, examples, max_length, batch_size, max_new_tokens, see) -> list[bool]:
-    answers = generate(model, tokenizer, examples, max_length, batch_size, max_new_tokens, see)
-    return [normalise(answer) in {normalise(right) for right in example.answers} for answer, example in zip(answers, examples)]
 
 
 @torch.inference_mode()

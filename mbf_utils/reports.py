@@ -23,7 +23,7 @@ KEYS = [*SETUP, "run", "setup"]
 CARD = ["family", "fidelity", "memory", "task_id", "old_data"]
 COSTS = ["seconds_train", "seconds_evaluate", "peak_memory_mb", "peak_gpu_mb", "state_bytes"]
 YARDSTICK = "seqlora"                               # the method whose paired difference every row shows
-READINGS = ("AA", "AA_options")                     # exact match, the best of the task's labels
+READINGS = ("AA", "AA_options", "AA_score")         # exact match, the best of the task's labels, the task's own score
 
 
 def find_runs(paths) -> list[Run]:
@@ -84,11 +84,13 @@ def _row(run: Run) -> dict:
 
 
 def matrices(runs: list[Run]) -> pd.DataFrame:
-    """R of every run in both readings, a row after each task: columns SETUP, seed, reading ("exact", "labels"), after, tasks."""
+    """R of every run in its readings, a row after each task: columns SETUP, seed, reading ("exact", "labels", and "score" where the
+    tasks' own scores are others), after, tasks."""
     found = []
     for run in runs:
         about = {key: value for key, value in _row(run).items() if key in (*SETUP, "seed")}
-        for reading, R in (("exact", run.matrix), ("labels", run.options)):
+        own = [("score", run.scores)] if run.scored else []
+        for reading, R in (("exact", run.matrix), ("labels", run.options), *own):
             found.append(R.reset_index().assign(**about, reading=reading))
     table = pd.concat(found, ignore_index=True)
     front = [*SETUP, "seed", "reading", "after"]
@@ -175,8 +177,8 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
     def spread(value: str, half: str) -> list[str]:
         return ["" if v != v else f"{v:.1f}" if h != h else f"{v:.1f} ± {h:.1f}" for v, h in zip(table[value], table[half])]
     shown = {"method": table["title"], "seeds": table["seeds"].astype(str)}
-    for name, reading in (("exact", ""), ("labels", "_options")):
-        if f"AA{reading}" in table:
+    for name, reading in (("score", "_score"), ("exact", ""), ("labels", "_options")):
+        if f"AA{reading}" in table and table[f"AA{reading}"].notna().any():
             shown |= {f"AA {name}": spread(f"AA{reading}", f"AA{reading}_sd"),
                       f"BWT {name}": spread(f"BWT{reading}", f"BWT{reading}_sd"),
                       f"AA {name} less seqlora": spread(f"AA{reading}_minus_{YARDSTICK}", f"AA{reading}_minus_{YARDSTICK}_half"),
@@ -207,7 +209,8 @@ def _disparity(seeds: dict[int, dict[str, Run]]) -> dict:
     orders = list(dict.fromkeys(order for runs in seeds.values() for order in runs))
     whole = [runs for runs in seeds.values() if len(runs) == len(orders)]
     row = {"orders": ", ".join(orders), "seeds": len(whole)}
-    for reading, name in (("matrix", ""), ("options", "_options")):
+    own = [("scores", "_score")] if any(run.scored for runs in whole for run in runs.values()) else []
+    for reading, name in (("matrix", ""), ("options", "_options"), *own):
         finals = [{order: getattr(run, reading).iloc[-1].to_dict() for order, run in runs.items()} for runs in whole]
         disparities = [metrics.order_disparity(final) for final in finals]
         found = {"AA": [mean(mean(scores.values()) for scores in final.values()) for final in finals],

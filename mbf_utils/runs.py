@@ -24,6 +24,7 @@ from .methods import make_method
 from .models import load_model, suggested
 from .probe import Probe
 from .results import Run
+from .scores import score_of
 from .settings import Settings
 from .sources import load_stream
 from .store import Store, save_value, table, write_table
@@ -86,32 +87,38 @@ def _learn(index: int, stream: Stream, method: Method, adapted: Adapted, tokeniz
     if settings.unseen and index == 1:
         adapted.wear(task.fresh())                                   # B = 0: the base itself
         before = [_score(adapted, tokenizer, other, settings) for other in stream]
-        log |= {"baseline": [score.exact for score in before], "baseline_options": [score.options for score in before]}
+        log |= {"baseline": [score.exact for score in before], "baseline_options": [score.options for score in before],
+                "baseline_score": [score.score for score in before]}
     log["losses"] = train_task(adapted, method, task, tokenizer, settings, accelerator,
                                load=lambda: store.load_checkpoint(index, adapted.device),
                                save=lambda state: store.save_checkpoint(index, len(state["losses"]), state))
     tuned = copied(adapted.live())
     result = method.finish(tuned, task)
     log["seconds_train"], began = time.perf_counter() - began, time.perf_counter()
-    exact, options = [], []
+    exact, options, scores = [], [], []
     with routed(adapted, method, task) as see:
         for other in stream if settings.unseen else stream[:index]:
             adapted.wear(method.worn(other.name, result))
             score = _score(adapted, tokenizer, other, settings, see)
             exact.append(score.exact)
             options.append(score.options)
+            scores.append(score.score)
         adapted.wear(result)
         log["general_loss"] = general_loss(adapted.model, tokenizer, stream.general, settings.max_length,
                                            settings.eval_batch_size, see)
     if method.card.routes:                          # what the adapter is worth where nobody runs the router
         log["plain_exact"] = [_score(adapted, tokenizer, other, settings).exact for other in stream[:index]]
+    log["rows"] = [len(getattr(other, settings.evaluate_on)) for other in stream]
     log["seconds_evaluate"] = time.perf_counter() - began
 
     def write(folder: Path) -> None:
         adapted.save(result, folder / "result")
         adapted.save(tuned, folder / "tuned")
         save_value(method.memory, folder / "memory")
-        for name, row in (("matrix.csv", exact), ("matrix-options.csv", options)):
+        tables = {"matrix.csv": exact, "matrix-options.csv": options}
+        if any(score_of(name, settings.scores) != "exact" for name in stream.names):
+            tables["matrix-score.csv"] = scores
+        for name, row in tables.items():
             write_table(table(store.rows(name) + [row], stream.names), folder / name)
         (folder / "log.json").write_text(json.dumps(_strict(log), indent=1, allow_nan=False))
 
@@ -121,7 +128,7 @@ def _learn(index: int, stream: Stream, method: Method, adapted: Adapted, tokeniz
 
 def _score(adapted: Adapted, tokenizer, task, settings: Settings, *see):
     return evaluate(adapted.model, tokenizer, task, settings.evaluate_on, settings.max_length, settings.eval_batch_size,
-                    settings.max_new_tokens, *see)
+                    settings.max_new_tokens, *see, scores=settings.scores)
 
 
 def _strict(value):
@@ -154,7 +161,7 @@ def _config(stream: Stream, name: str, method: Method, model, seed: int, setting
         "method": {"name": name, "class": type(method).__name__, **values},
         "model": {"name": model.name_or_path, "fingerprint": fingerprint(model)},
         "seed": seed,
-        "settings": dataclasses.asdict(settings),
+        "settings": settings.record(),
         "effective_batch": settings.batch_size * settings.accumulation * accelerator.num_processes,
         "device": str(accelerator.device),
         "versions": {"python": platform.python_version(), "mbf-utils": __version__,      # which need not be installed

@@ -8,9 +8,9 @@ from mbf_utils.methods import METHODS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mbf_utils"
 LAYERS = {
-    0: "errors lora subspaces metrics streams words rows prompts",
+    0: "errors lora subspaces metrics streams words rows prompts rouge",
     1: "world published folders tables hub text adapters geometry theory updates",
-    2: "sources models method settings documents",
+    2: "sources models method scores settings documents",
     3: "methods probe",
     4: "training evaluation store costs titles loops versions",
     5: "results runs reports comparison search merging continual pretrain anatomy lives contract beliefs remerge similarity",
@@ -21,7 +21,7 @@ LAYERS = {
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 # what neighbours in one layer may take from each other
 NEIGHBOURS = {"lora": {"errors", "subspaces"}, "subspaces": {"errors"}, "metrics": {"errors"}, "streams": {"errors"},
-              "words": {"errors"}, "rows": {"errors", "streams"}, "prompts": {"errors", "streams"}, "theory": {"geometry"}, "updates": {"geometry"}, "runs": {"results"}, "reports": {"results"}, "anatomy": {"results"},
+              "words": {"errors"}, "rows": {"errors", "streams"}, "prompts": {"errors", "streams"}, "theory": {"geometry"}, "updates": {"geometry"}, "settings": {"scores"}, "runs": {"results"}, "reports": {"results"}, "anatomy": {"results"},
               "comparison": {"results", "runs", "reports"}, "search": {"comparison", "reports"}, "costs": {"store"}, "plots": {"looks"}, "plots_results": {"plots", "looks"},
               "plots_geometry": {"plots", "looks"}, "plots_explore": {"plots", "plots_geometry", "looks"}, "plots_views": {"plots", "looks"}, "plots_merge": {"plots", "plots_geometry", "looks"}, "plots_similarity": {"plots", "plots_merge", "looks"}, "plots_pairs": {"plots", "plots_geometry", "looks"},
               "plots_example": {"plots", "plots_explore", "looks"}, "contract": {"lives"}, "continual": {"runs"}, "versions": {"store"}, "beliefs": {"results", "runs"}, "remerge": {"results", "runs", "anatomy"}, "explorers": {"widgets"}, "explorers_tasks": {"widgets"}, "lessons": {"widgets"}, "cli": {"commands"}, "commands": {"bench", "printing"}}
