@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a setting of the method, as lambda1=0.1")
     run.add_argument("--seed", type=int, default=0, help="of the training")
     run.add_argument("--out", help="folder of the run; default: runs/STREAM-METHOD-SEED")
+    _add_preset(run)
     _add_inputs(run)
 
     compare = command("compare", commands.compare, "learn streams with several methods and seeds, in several processes, and compare "
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--workers", default="1", help="processes, or the name of a joblib backend")
     compare.add_argument("--out", default="runs/compare", help="folder of the runs")
     _add_saving(compare)
+    _add_preset(compare)
     _add_inputs(compare)
 
     search = command("search", commands.search, "choose a method's settings on the development rows of another world; writes what was "
@@ -79,8 +81,26 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a setting of the method")
 
     report = command("report", commands.report, "the table of finished runs: mean and sample standard deviation over seeds")
-    report.add_argument("runs", nargs="+", help="run folders, or folders that hold them")
+    report.add_argument("runs", nargs="*", help="run folders, or folders that hold them")
+    report.add_argument("--paper", action="store_true", help="also what the paper and its replication print, with "
+                        "their source, in tables of their own; needs no runs")
+    report.add_argument("--mean", choices=("macro", "micro"), default="macro", help="AA over tasks, or over test rows")
     _add_saving(report)
+
+    reproduce = command("reproduce", commands.reproduce, "the cells of the paper's tables and of its replication: lists them with "
+                        "estimated GPU hours, or runs the named ones, resumably, and sets the result beside what was published")
+    reproduce.add_argument("cells", nargs="*", metavar="CELL", help="as main/superni/slao or 'main/*/slao'; none: the list")
+    reproduce.add_argument("--data", action="append", default=[], metavar="BENCHMARK=PATH", help="folder of standard, long or superni; "
+                           "default: from the Hub")
+    reproduce.add_argument("--seeds", default="42,43,44", help="as for compare; the replication's are the default")
+    reproduce.add_argument("--workers", default="1", help="processes, or the name of a joblib backend")
+    reproduce.add_argument("--out", default="runs/reproduce", help="folder of the runs")
+    _add_inputs(reproduce)
+    reproduce.set_defaults(model=None)
+
+    presets = command("presets", commands.presets, "the settings of the papers by name; with a name, that one's with source and what it "
+                      "leaves open")
+    presets.add_argument("name", nargs="?", help="a name in PRESETS")
 
     methods = command("methods", commands.methods, "the methods and what their cards say; with a name, that method's equation and settings")
     methods.add_argument("name", nargs="?", help="a name in METHODS")
@@ -96,6 +116,10 @@ def _parser() -> argparse.ArgumentParser:
     lab = command("lab", commands.lab, "open JupyterLab at the notebooks")
     lab.add_argument("--notebooks", default="notebooks")
     return parser
+
+
+def _add_preset(parser) -> None:
+    parser.add_argument("--preset", metavar="NAME", help="settings of a paper (mbf presets); what is given besides counts before it")
 
 
 def _add_inputs(parser, data_seed: int = 0) -> None:

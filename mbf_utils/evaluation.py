@@ -69,7 +69,7 @@ def label_scores(model, tokenizer, examples: list[Example], labels, max_length: 
                 if answer_text(example, "") == blank for answer in example.answers]
         rows = list(zip([i for i, _ in flat], encode(tokenizer, [example for _, example in flat], max_length)))
         rows.sort(key=lambda row: len(row[1].prompt))
-        tails = dict(zip(labels, token_ids(tokenizer, [blank + label for label in labels])))
+        tails = dict(zip(labels, token_ids(tokenizer, [blank + label for label in labels], literal=True)))
         if any(a != b and tails[a] == tails[b][:len(tails[a])] for a in labels for b in labels):
             tails = {label: ids + [tokenizer.eos_token_id] for label, ids in tails.items()}
         for k in range(0, len(rows), batch_size):
@@ -84,24 +84,44 @@ def _score_batch(model, rows: tuple[Encoded, ...], tails: dict[str, list[int]], 
     see(batch)
     onward = {tuple(ids[:-1]) for ids in tails.values()} - {()}      # beginnings of labels, to be read from the cache
     onward = [path for path in sorted(onward) if not any(len(o) > len(path) and o[:len(path)] == path for o in onward)]
-    out = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=bool(onward))
+    length, longest = batch.ids.shape[1], max(map(len, onward), default=0)
+    cached = length + longest <= _window(model)     # else every beginning is read anew behind its prompt
+    out = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=bool(onward) and cached)
     wrong = (out.logits.argmax(-1) != batch.targets) & (batch.targets >= 0)
     ends = torch.tensor([len(row.prompt) for row in rows], device=device)                  # (b,)
     first = (batch.keep[None] == ends[:, None] - 1).int().argmax(1)                        # column of each first answer token
     each = torch.arange(len(rows), device=device)
     known = {(): out.logits[each, first].float().log_softmax(-1)}    # beginning of a label -> (b, V) for what follows
-    length = batch.ids.shape[1]
     prompt_only = torch.arange(length, device=device) < ends[:, None]
-    for path in onward:
+
+    def from_cache(path: tuple[int, ...]) -> torch.Tensor:
         k = len(path)
-        step = model(input_ids=torch.tensor(path, device=device).expand(len(rows), k),
+        return model(input_ids=torch.tensor(path, device=device).expand(len(rows), k),
                      attention_mask=torch.cat([prompt_only, prompt_only.new_ones(len(rows), k)], 1).long(),
                      position_ids=ends[:, None] + torch.arange(k, device=device),
-                     past_key_values=copy.deepcopy(out.past_key_values), use_cache=True).logits    # (b, k, V)
-        for n in range(k):
+                     past_key_values=copy.deepcopy(out.past_key_values), use_cache=True).logits
+
+    for path in onward:
+        step = from_cache(path) if cached else _read_anew(model, rows, path, pad, device, see)     # (b, k, V)
+        for n in range(len(path)):
             known[path[:n + 1]] = step[:, n].float().log_softmax(-1)
     table = {label: sum(known[tuple(ids[:n])][:, ids[n]] for n in range(len(ids))).tolist() for label, ids in tails.items()}
     return (~wrong.any(1)).tolist(), [{label: values[i] for label, values in table.items()} for i in range(len(rows))]
+
+
+def _window(model) -> float:
+    """Tokens that every layer looks back on; a cache forgets what lies behind, padding counted (Mistral, Gemma)."""
+    return getattr(model.config.get_text_config(), "sliding_window", None) or float("inf")
+
+
+def _read_anew(model, rows: tuple[Encoded, ...], path: tuple[int, ...], pad: int, device, see) -> torch.Tensor:
+    """The logits after each token of `path` behind each row's prompt, without a cache: (b, k, V)."""
+    batch = collate([Encoded(row.prompt, [*path, pad]) for row in rows], pad, device)
+    see(batch)
+    logits = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False).logits
+    ends = torch.tensor([len(row.prompt) for row in rows], device=device)
+    first = (batch.keep[None] == ends[:, None]).int().argmax(1)      # column of the first token of the path
+    return torch.stack([logits[i, column:column + len(path)] for i, column in enumerate(first.tolist())])
 
 
 @torch.inference_mode()

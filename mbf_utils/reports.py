@@ -41,15 +41,16 @@ def find_runs(paths) -> list[Run]:
     return runs
 
 
-def summarise(runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def summarise(runs: list[Run], mean: str = "macro") -> tuple[pd.DataFrame, pd.DataFrame]:
     """(one row a method, setting and setup, in METHODS' order; one row a run). The costs are the columns COSTS of both.
 
     Every score is a mean over the seeds, with its standard deviation in the column `..._sd`. AA_minus_seqlora is the mean
     difference over the seeds that both have, AA_minus_seqlora_half half of its 95 % t-interval. See `_ranks` for `rank`.
+    mean: "macro", AA over tasks, or "micro", over test rows.
     """
     if not runs:
         raise InputError("expected finished runs, found none")
-    found = [_row(run) for run in runs]
+    found = [_row(run, mean) for run in runs]
     setups = list(dict.fromkeys(row["setup"] for row in found))
     found.sort(key=lambda row: (setups.index(row["setup"]), place_of(row["method"]), row["setting"], row["run"], row["seed"]))
     each = pd.DataFrame(found)
@@ -66,7 +67,7 @@ def summarise(runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(rows), each
 
 
-def _row(run: Run) -> dict:
+def _row(run: Run, mean: str = "macro") -> dict:
     """One run: what it is, its metrics, its costs."""
     config, logs = run.config, run.logs
     values = {key: value for key, value in config["method"].items() if key not in ("name", "class")}
@@ -75,7 +76,7 @@ def _row(run: Run) -> dict:
     cost = json.loads(beside.read_text()) if beside.is_file() else {}
     return {"stream": config["stream"]["name"], "order": config["stream"]["order"], "named": config["stream"]["named"],
             "model": Path(config["model"]["name"]).name, "method": run.method, "setting": setting_of(run.method, values),
-            "seed": config["seed"], **run.metrics(), "run": _hash(same),
+            "seed": config["seed"], **run.metrics(*[mean] * (mean != "macro")), "run": _hash(same),
             "setup": _hash({key: value for key, value in same.items() if key != "method"}),
             "seconds_train": sum(log["seconds_train"] for log in logs),
             "seconds_evaluate": sum(log["seconds_evaluate"] for log in logs),

@@ -65,7 +65,7 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
                  if out is None and accelerator.is_main_process else None)
     folder = Path(main(lambda: temporary.name if temporary else out))
     config = _config(stream, name, method, model, seed, settings, accelerator)
-    with installed(model, _targets(settings), settings.rank, settings.alpha, settings.dropout) as adapted, \
+    with installed(model, _targets(settings), settings.rank, settings.alpha, settings.dropout, settings.checkpointing) as adapted, \
             Store(folder, config, resume, main) as store:
         done = store.finished()
         if done:

@@ -52,9 +52,24 @@ def normalise(answer: str) -> str:
     return " ".join(answer.lower().translate(_DELETE).split())
 
 
-def token_ids(tokenizer, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text, without special tokens; what is too long is cut later, so no warning."""
-    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+def token_ids(tokenizer, texts: list[str], literal: bool = False) -> list[list[int]]:
+    """Token ids of each text, without special tokens; what is too long is cut later, so no warning. literal: a special token's
+    name in a text ("</s>") is text."""
+    some = {"split_special_tokens": True} if literal else {}
+    return tokenizer(texts, add_special_tokens=False, verbose=False, **some)["input_ids"] if texts else []
+
+
+def _prompt_ids(tokenizer, examples: list[Example]) -> list[list[int]]:
+    """Token ids of each prompt. What stands in its body is text, whatever it says: a review that quotes "</s>" does not end there.
+    Outside (in a chat template, or in a prompt without a body) a special token's name is the token."""
+    found = token_ids(tokenizer, [example.prompt for example in examples])
+    names = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    for i, example in enumerate(examples):
+        start, end = example.body or (0, 0)
+        if any(name in example.prompt[start:end] for name in names):
+            parts = (example.prompt[:start], False), (example.prompt[start:end], True), (example.prompt[end:], False)
+            found[i] = [token for text, literal in parts for token in token_ids(tokenizer, [text], literal)[0]]
+    return found
 
 
 def answer_text(example: Example, answer: str) -> str:
@@ -97,8 +112,8 @@ def encode(tokenizer, examples: list[Example], max_length: int) -> list[Encoded]
     long (or there is no body to cut) an InputError says so.
     """
     bos = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    answers = token_ids(tokenizer, [answer_text(example, example.answers[0]) for example in examples])
-    prompts = token_ids(tokenizer, [example.prompt for example in examples])
+    answers = token_ids(tokenizer, [answer_text(example, example.answers[0]) for example in examples], literal=True)
+    prompts = _prompt_ids(tokenizer, examples)
     rows = []
     for example, prompt, answer in zip(examples, prompts, answers):
         answer = answer + [tokenizer.eos_token_id]
@@ -121,7 +136,7 @@ def _shortened(tokenizer, example: Example, prompt: list[int], room: int) -> lis
         excess = (len(prompt) - room) / len(prompt)
         cut = max(start, cut - max(1, int(excess * len(text))))
         text = example.prompt[:cut] + example.prompt[end:]
-        prompt = token_ids(tokenizer, [text])[0]
+        prompt = _prompt_ids(tokenizer, [replace(example, prompt=text, body=(start, cut))])[0]
     return prompt
 
 
