@@ -185,7 +185,7 @@ def reproduce(arguments) -> int:
                                 arguments.data_seed, _workers(arguments.workers), **_settings(arguments))
     if not table["as the paper"].all():
         print("Not as the paper: another model, fewer rows or other settings. The published columns are there to be seen, not compared.\n")
-    print(f"{table.T.to_string(header=False, float_format='%.1f', na_rep='')}\n\nwritten: {Path(arguments.out) / 'reproduce.csv'}")
+    print(f"{table.T.to_string(header=False, float_format='{:.1f}'.format, na_rep='')}\n\nwritten: {Path(arguments.out) / 'reproduce.csv'}")
     for cell, error in failures.items():
         print(f"mbf: {cell} failed: {error}", file=sys.stderr)
     return 1 if failures else 0

@@ -27,7 +27,7 @@ from .text import Batch, Encoded, answer_text, collate, encode, token_ids
 class Score(NamedTuple):
     exact: float                                    # percent
     options: float                                  # percent; NaN where the task has no labels
-    score: float                                    # percent
+    score: float = float("nan")                     # percent
 
 
 def _nothing(batch: Batch) -> None:
@@ -35,7 +35,7 @@ def _nothing(batch: Batch) -> None:
 
 
 def evaluate(model, tokenizer, task: TaskData, split: str = "test", max_length: int = 1024, batch_size: int = 50,
-             max_new_tokens: int = 50, see: Callable[[Batch], None] = _nothing, scores: str = "field") -> Score:
+             max_new_tokens: int = 50, scores: str = "field", see: Callable[[Batch], None] = _nothing) -> Score:
     """The model's scores on a split of a task; the model is left in evaluation mode. `see` gets every batch before the model
     does: for adapters that are routed by the input (training.routed). `scores`: see scores.py."""
     examples, named = getattr(task, split), score_of(task.name, scores)

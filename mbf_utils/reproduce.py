@@ -156,9 +156,9 @@ def _paper_bwt(cell: Cell) -> float:
 
 
 def _band(cell: Cell, metric: str) -> str:
-    """The replication's "38.7 ± 1.1" of the same model, benchmark and orders; "" where it has none, single runs one after the other."""
+    """The replication's "42.93 ± 1.13" of the same model, benchmark and orders; "" where it has none, single runs one after the other."""
     rows, orders = replicated(), "-".join(dict.fromkeys((cell.orders[0], cell.orders[-1])))
     rows = rows[(rows["model"] == cell.model) & (rows["benchmark"] == cell.benchmark) & (rows["method"] == cell.method)
                 & (rows["metric"] == metric) & (rows["orders"] == orders)]
-    return "; ".join(f"{row.value:.1f}" + (f" ± {row.sd:.1f}" if row.sd == row.sd else "") + (f" ({row.device})" if len(rows) > 1 else "")
+    return "; ".join(f"{row.value:.2f}" + (f" ± {row.sd:.2f}" if row.sd == row.sd else "") + (f" ({row.device})" if len(rows) > 1 else "")
                      for row in rows.itertuples())

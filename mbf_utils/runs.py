@@ -128,7 +128,7 @@ def _learn(index: int, stream: Stream, method: Method, adapted: Adapted, tokeniz
 
 def _score(adapted: Adapted, tokenizer, task, settings: Settings, *see):
     return evaluate(adapted.model, tokenizer, task, settings.evaluate_on, settings.max_length, settings.eval_batch_size,
-                    settings.max_new_tokens, *see, scores=settings.scores)
+                    settings.max_new_tokens, settings.scores, *see)
 
 
 def _strict(value):

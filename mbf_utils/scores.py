@@ -1,6 +1,6 @@
 """How an answer that is text is scored, by name, and which score each task has in the field.
 
-    exact             equal after normalisation (text.normalise), to any of the references
+    exact             equal after normalisation (rows.plain), to any of the references
     rouge_l           Rouge-L F-measure (rouge.py)
     edit_similarity   of the characters: 2 LCS / (len + len), for code, its literals written out
     sari              kept, added and deleted n-grams of a simplified text (Xu et al. 2016, with 0 / 0 = 1 as the Hub's metric)
@@ -27,8 +27,8 @@ from typing import Callable
 from .errors import InputError
 from .prompts import SUPERNI_LABELS
 from .rouge import likeness, rouge_l
+from .rows import plain
 from .streams import ORDERS, Example
-from .text import normalise
 
 Scorer = Callable[[str, Example], float]            # (answer, row) -> 0 to 1
 
@@ -36,6 +36,11 @@ Scorer = Callable[[str, Example], float]            # (answer, row) -> 0 to 1
 def best(score: Callable[[str, str], float]) -> Scorer:
     """Of all the row's references the best."""
     return lambda answer, example: max(float(score(answer, reference)) for reference in example.answers)
+
+
+def _equal(answer: str, reference: str) -> bool:
+    """Normalised; a reference of punctuation alone, which would then equal an empty answer, as it stands."""
+    return plain(answer) == plain(reference) if plain(reference) else answer.strip() == reference.strip()
 
 
 def _written_out(code: str) -> str:
@@ -85,7 +90,7 @@ def _source(example: Example) -> str:
 
 
 SCORES: dict[str, Scorer] = {
-    "exact": best(lambda answer, reference: normalise(answer) == normalise(reference)),
+    "exact": best(_equal),
     "rouge_l": best(rouge_l),
     "edit_similarity": best(lambda answer, reference: likeness(_written_out(answer), _written_out(reference))),
     "sari": lambda answer, example: sari(answer, _source(example), example.answers),

@@ -78,6 +78,15 @@ def test_the_right_answer_scores_one_and_the_best_reference_counts(name):
     assert 0 <= SCORES[name]("something else entirely", row) < 0.7 and 0 <= SCORES[name]("", row) < 0.7
 
 
+def test_an_empty_answer_is_never_right():
+    """Deleting punctuation leaves nothing of MNLI's label "-"."""
+    for reference in ("-", "...", "?!"):
+        row = Example("?", (reference,))
+        assert SCORES["exact"]("", row) == SCORES["exact"](" ", row) == SCORES["exact"]("--", row) == 0 < SCORES["exact"](f" {reference}\n", row)
+    assert SCORES["exact"](" SciTech", Example("?", ("Sci/Tech",))) == 1 and all(score("", Example("a b", ("word",))) == 0 for name, score in
+                                                                                 SCORES.items() if name != "sari")
+
+
 def test_a_letter_counts_whatever_its_reason_and_literals_of_code_are_written_out():
     row = Example("?", ("B\nBecause water is wet.",))
     assert [SCORES["letter"](text, row) for text in ("B", "Answer: B. Because", "A\nBecause water is wet.", "")] == [1, 1, 0, 0]

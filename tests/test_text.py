@@ -195,3 +195,44 @@ def test_without_a_chat_template_or_with_one_that_loses_the_prompt_there_is_no_c
     tokenizer.chat_template = "hello"
     with pytest.raises(InputError, match="found 'hello'"):
         in_chat(stream, tokenizer)
+
+
+# ---- special tokens in the data's own text
+def quoting(quote: str) -> Example:
+    return Example(f"alpha : one {quote} two ? good", ("bad",), (8, len(f"alpha : one {quote} two")))
+
+
+@pytest.mark.parametrize("quote", ["</s>", "<s>", "<pad>"])
+def test_a_text_that_quotes_a_special_token_does_not_hold_it(quote):
+    tokenizer = word_tokenizer()
+    special = tokenizer.convert_tokens_to_ids(quote)
+    assert special in token_ids(tokenizer, [quoting(quote).prompt])[0]              # as a tokenizer alone reads it
+    (row,) = encode(tokenizer, [quoting(quote)], 100)
+    assert special not in row.prompt[1:] and row.prompt[0] == tokenizer.bos_token_id
+    words = token_ids(tokenizer, ["alpha : one", "two ? good"])
+    assert row.prompt[1:4] == words[0] and row.prompt[-3:] == words[1]              # the rest is read as ever
+    (again,) = encode(tokenizer, [quoting("three")], 100)
+    assert again.prompt[1:] == token_ids(tokenizer, [quoting("three").prompt])[0]   # nothing stays switched
+
+
+def test_an_answer_that_quotes_a_special_token_ends_once():
+    tokenizer = word_tokenizer()
+    (row,) = encode(tokenizer, [Example("alpha :", ("good </s> bad",))], 100)
+    assert row.answer.count(tokenizer.eos_token_id) == 1 == row.answer.index(tokenizer.eos_token_id) / (len(row.answer) - 1)
+
+
+def test_outside_the_body_a_special_token_is_one():
+    """As a chat template writes it, and as one may write it oneself into a prompt without a body."""
+    tokenizer = word_tokenizer()
+    for body in ((9, 14), None):
+        (row,) = encode(tokenizer, [Example("<s> one : three </s> two", ("bad",), body)], 100)
+        assert row.prompt.count(tokenizer.eos_token_id) == 1 and row.prompt[1] == tokenizer.bos_token_id
+
+
+@pytest.mark.parametrize("room", [12, 20, 40])
+def test_a_long_text_that_quotes_special_tokens_is_cut_as_any_other(room):
+    tokenizer = word_tokenizer()
+    text = "one </s> " * 40
+    (row,) = encode(tokenizer, [Example(f"alpha : {text}? beta", ("good",), (8, 8 + len(text)))], room)
+    assert len(row.prompt + row.answer) <= room and tokenizer.eos_token_id not in row.prompt
+    assert row.prompt[1:3] == token_ids(tokenizer, ["alpha :"])[0] and row.prompt[-2:] == token_ids(tokenizer, ["? beta"])[0]
