@@ -37,7 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0)
 
     run = command("run", commands.run, "learn a stream of tasks with one method; goes on where an interrupted run stopped")
-    run.add_argument("stream", help="world-5, world-15, world-100, or a folder in the format of O-LoRA or SAPT")
+    run.add_argument("stream", help="world-5, world-15, world-100; standard, long or superni from the Hub; a folder in the format of "
+                     "O-LoRA, SAPT or TRACE; or a table")
     run.add_argument("--order", help="an order's number, or task names with commas between")
     run.add_argument("--method", default="slao", help="a name in METHODS")
     run.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a setting of the method, as lambda1=0.1")

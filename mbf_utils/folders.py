@@ -18,7 +18,7 @@ from pathlib import Path
 from mbf_utils.errors import InputError
 from mbf_utils.prompts import (FORMS, INSTRUCTIONS, KNOWN, SAYS, SUPERNI_LABELS, TRACE_LABELS, Frame, frame_of, key_of, known,
                                olora_frame, sapt_frame, superni_frame)
-from mbf_utils.rows import SPLITS, check_draw, copies, draw, parsed, refusal, text_of, told_apart, usable, wrong
+from mbf_utils.rows import SPLITS, check_draw, copies, draw, parsed, plain, refusal, text_of, told_apart, usable, wrong
 from mbf_utils.streams import ORDERS, Example, Stream, TaskData, find_order
 
 
@@ -191,8 +191,18 @@ def _sapt_task(folder: Path, files: list, named: bool, prompts: str | None) -> R
             ids.add(str(row.get("id")))
         if long and not olora and split == "train":
             labels = tuple(sorted({answer for row in examples for answer in row.answers}))
+            _warn_of_equals(labels, file)
         splits[split] = _keep(examples, labels, file)
     return splits, labels
+
+
+def _warn_of_equals(labels: tuple[str, ...], file: Path) -> None:
+    """Labels that are a program's outputs cannot be refused; what scoring cannot tell apart is said."""
+    seen: dict[str, list[str]] = {}
+    for label in labels:
+        seen.setdefault(plain(label), []).append(label)
+    if equals := [" and ".join(map(repr, some)) for some in seen.values() if len(some) > 1]:
+        warnings.warn(f"{file}: exact match cannot tell {', '.join(equals)} apart.")
 
 
 def _asking_olora(name: str, named: bool) -> Frame:

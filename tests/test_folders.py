@@ -172,6 +172,13 @@ def test_labels_of_sapts_long_benchmark_are_its_outputs(tmp_path):
     assert read_folder(tmp_path)[0].labels == ("no", "yes") == read_folder(tmp_path, limit=1)[0].labels
 
 
+def test_outputs_that_scoring_cannot_tell_apart_are_said(tmp_path):
+    rows = [{"input": f"x {i}", "output": ["Sci/Tech", "SciTech", "World"][i % 3]} for i in range(9)]
+    sapt(tmp_path, "agnews", instances=rows)
+    with pytest.warns(UserWarning, match="agnews/train.json: exact match cannot tell 'Sci/Tech' and 'SciTech' apart"):
+        assert read_folder(tmp_path)[0].labels == ("Sci/Tech", "SciTech", "World")
+
+
 @pytest.mark.parametrize("task, labels", [
     ("task363_sst2_polarity_classification", ("POS", "NEG")), ("task1687_sentiment140_classification", ("positive", "negative")),
     ("task875_emotion_classification", ("joy", "love", "anger", "fear", "surprise", "sadness")),
