@@ -138,7 +138,8 @@ def _add_inputs(parser, data_seed: int = 0) -> None:
 
 def _add_saving(parser) -> None:
     parser.add_argument("--save", metavar="NAME", help="also write NAME.csv (a row a method), NAME-runs.csv (a row a run), "
-                        "NAME-costs.csv (times and memory), and for every stream and order NAME.png and NAME-options.png")
+                        "NAME-costs.csv (times and memory), and for every stream and order NAME.png and NAME-options.png, "
+                        "NAME-score.png where tasks have scores of their own")
     parser.add_argument("--figures", default="figures", help="where --save writes")
 
 

@@ -180,9 +180,10 @@ def reproduce(arguments) -> int:
     data = dict(_pair(text, "--data BENCHMARK=PATH") for text in arguments.data)
     if odd := sorted(data.keys() - {"standard", "long", "superni"}):
         raise InputError(f"expected --data for standard, long or superni, found {odd[0]!r}")
-    model = Base(arguments.model, arguments.device, arguments.dtype, arguments.quantize) if arguments.model else None
+    model = Base(arguments.model or "", arguments.device, arguments.dtype, arguments.quantize)
     table, failures = reproduce(choose(arguments.cells), data, arguments.out, model, _seeds(arguments.seeds), arguments.limit,
-                                arguments.data_seed, _workers(arguments.workers), **_settings(arguments))
+                                arguments.data_seed, _workers(arguments.workers), arguments.named, arguments.prompts,
+                                **_settings(arguments))
     if not table["as the paper"].all():
         print("Not as the paper: another model, fewer rows or other settings. The published columns are there to be seen, not compared.\n")
     print(f"{table.T.to_string(header=False, float_format='{:.1f}'.format, na_rep='')}\n\nwritten: {Path(arguments.out) / 'reproduce.csv'}")

@@ -109,25 +109,26 @@ def listed() -> pd.DataFrame:
                           "replication": _band(cell, "AA"), "GPU hours a seed": cell.hours} for cell in cells()])
 
 
-def reproduce(chosen: list[Cell], data: dict[str, str], out, model=None, seeds=SEEDS, limit: int | None = None, data_seed: int = 0,
-              workers=1, **settings) -> tuple[pd.DataFrame, dict[str, str]]:
+def reproduce(chosen: list[Cell], data: dict[str, str], out, model: Base = Base(""), seeds=SEEDS, limit: int | None = None, data_seed: int = 0,
+              workers=1, named: bool | None = None, prompts: str | None = None, **settings) -> tuple[pd.DataFrame, dict[str, str]]:
     """Runs what is not run yet of the chosen cells and returns (a row a cell, {run: what went wrong}).
 
-    data: benchmark -> a folder or what else load_stream takes; else the benchmark's name, from the Hub. model: a Base or a name instead
-    of the cells' own. settings: instead of the preset's. The table is also written to OUT/reproduce.csv.
+    data: benchmark -> a folder or what else load_stream takes; else the benchmark's name, from the Hub. model: instead of
+    the cells' own; without a name only where and how to load that. limit, named, prompts: as load_stream takes them. settings: instead of the preset's. The table is also written to
+    OUT/reproduce.csv.
     """
     out, failures, runs = Path(out), {}, {}
     for place, benchmark in dict.fromkeys((cell.model, cell.benchmark) for cell in chosen):
         some = [cell for cell in chosen if (cell.model, cell.benchmark) == (place, benchmark)]
-        preset, base = f"slao-{benchmark}", model if model is not None else Base(HUB[place])
+        preset, base = f"slao-{benchmark}", model._replace(name=model.name or HUB[place])
         for order in dict.fromkeys(order for cell in some for order in cell.orders):
-            stream = load_stream(data.get(benchmark, benchmark), order, data_seed, limit)
+            stream = load_stream(data.get(benchmark, benchmark), order, data_seed, limit, named, prompts)
             methods = dict.fromkeys(cell.method for cell in some if order in cell.orders)
             entries = [(name, fields) if (fields := presets.fields(preset, name)) else name for name in methods]
             done = compare(stream, entries, list(seeds), base, out / place / benchmark, workers, **presets.settings(preset) | settings)
             failures |= dict(done.failures.itertuples(index=False, name=None))
             runs |= {(place, benchmark, order, run.method, run.config["seed"]): run for run in done.runs}
-    own = model is None and limit is None and not settings
+    own = not (model.name or model.quantize or limit or settings) and named is None and prompts is None
     table = pd.DataFrame([_row(cell, runs, seeds, own) for cell in chosen])
     table.to_csv(out / "reproduce.csv", index=False, float_format="%.4f", lineterminator="\n")
     return table, failures

@@ -39,8 +39,8 @@ def best(score: Callable[[str, str], float]) -> Scorer:
 
 
 def _equal(answer: str, reference: str) -> bool:
-    """Normalised; a reference of punctuation alone, which would then equal an empty answer, as it stands."""
-    return plain(answer) == plain(reference) if plain(reference) else answer.strip() == reference.strip()
+    """After normalisation; but who says nothing is never right, not even where a reference is punctuation alone (MNLI's "-")."""
+    return plain(answer) == plain(reference) and bool(answer.strip())
 
 
 def _written_out(code: str) -> str:

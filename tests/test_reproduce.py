@@ -145,14 +145,14 @@ def folder(tmp_path):
 
 
 def test_cells_run_resumably_and_stand_beside_what_was_published(folder, tmp_path, capsys, monkeypatch):
-    command = ["reproduce", "main/standard/slao", "merging/standard/slao", "main/standard/olora", "--data", f"standard={folder}", "--model",
+    command = ["reproduce", "main/standard/slao", "merging/standard/slao", "--data", f"standard={folder}", "--model",
                "tiny", "--seeds", "2", *FLAGS, "--out", str(tmp_path / "out")]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert "Not as the paper" in printed and "80.4" in printed and "77.2" in printed
+    assert "Not as the paper" in printed and printed.count("80.4") == 2
     table = pd.read_csv(tmp_path / "out" / "reproduce.csv").set_index("cell")
     runs = [Run(file.parent) for file in (tmp_path / "out").rglob("config.json")]
-    assert len(runs) == 2 * 3 * 2 and not table["as the paper"].any() and set(table["ran on"]) == {"tiny"} and set(table["seeds"]) == {2}
+    assert len(runs) == 3 * 2 and not table["as the paper"].any() and set(table["ran on"]) == {"tiny"} and set(table["seeds"]) == {2}
     by_seed = pd.Series({seed: sum(run.metrics()["AA"] for run in runs if run.method == "slao" and run.config["seed"] == seed) / 3
                          for seed in (0, 1)})
     for cell in ("main/standard/slao", "merging/standard/slao"):    # two tables, the same runs
