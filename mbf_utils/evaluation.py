@@ -21,7 +21,7 @@ import torch
 
 from .scores import SCORES, score_of
 from .streams import Example, TaskData
-from .text import Batch, Encoded, answer_text, collate, encode, token_ids
+from .text import Batch, Encoded, answer_ids, answer_text, collate, encode, token_ids
 
 
 class Score(NamedTuple):
@@ -69,7 +69,7 @@ def label_scores(model, tokenizer, examples: list[Example], labels, max_length: 
                 if answer_text(example, "") == blank for answer in example.answers]
         rows = list(zip([i for i, _ in flat], encode(tokenizer, [example for _, example in flat], max_length)))
         rows.sort(key=lambda row: len(row[1].prompt))
-        tails = dict(zip(labels, token_ids(tokenizer, [blank + label for label in labels], literal=True)))
+        tails = dict(zip(labels, answer_ids(tokenizer, [blank + label for label in labels])))
         if any(a != b and tails[a] == tails[b][:len(tails[a])] for a in labels for b in labels):
             tails = {label: ids + [tokenizer.eos_token_id] for label, ids in tails.items()}
         for k in range(0, len(rows), batch_size):

@@ -59,6 +59,17 @@ def token_ids(tokenizer, texts: list[str], literal: bool = False) -> list[list[i
     return tokenizer(texts, add_special_tokens=False, verbose=False, **some)["input_ids"] if texts else []
 
 
+def answer_ids(tokenizer, texts: list[str]) -> list[list[int]]:
+    """Token ids of texts that follow another text. Llama 2's tokenizer begins every text with a blank of its own, which does not belong
+    between a prompt and its answer: such a tokenizer reads them behind a mark, which is taken off again."""
+    alone = token_ids(tokenizer, texts, literal=True)
+    mark, blank, both = token_ids(tokenizer, [":", " a", ": a"])
+    if mark + blank == both:
+        return alone
+    behind = token_ids(tokenizer, [f":{text}" for text in texts], literal=True)
+    return [ids[len(mark):] if ids[:len(mark)] == mark else own for ids, own in zip(behind, alone)]
+
+
 def _prompt_ids(tokenizer, examples: list[Example]) -> list[list[int]]:
     """Token ids of each prompt. What stands in its body is text, whatever it says: a review that quotes "</s>" does not end there.
     Outside (in a chat template, or in a prompt without a body) a special token's name is the token."""
@@ -112,7 +123,7 @@ def encode(tokenizer, examples: list[Example], max_length: int) -> list[Encoded]
     long (or there is no body to cut) an InputError says so.
     """
     bos = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    answers = token_ids(tokenizer, [answer_text(example, example.answers[0]) for example in examples], literal=True)
+    answers = answer_ids(tokenizer, [answer_text(example, example.answers[0]) for example in examples])
     prompts = _prompt_ids(tokenizer, examples)
     rows = []
     for example, prompt, answer in zip(examples, prompts, answers):

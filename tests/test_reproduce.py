@@ -164,11 +164,14 @@ def test_cells_run_resumably_and_stand_beside_what_was_published(folder, tmp_pat
     assert main(command) == 0 and (tmp_path / "out" / "reproduce.csv").read_bytes() == before
 
 
-def test_a_cell_of_superni_runs_on_real_rows_and_counts_by_the_fields_scores(real_rows, tmp_path):
-    (cell,) = reproduce.choose(["orders/superni-O1/slao/Qwen2.5-3B"])
-    table, failures = reproduce.reproduce([cell], {"superni": str(real_rows / "superni")}, tmp_path, Base("tiny", "cpu"), seeds=(0,), limit=2,
-                                          **QUICK)
-    (run,) = [Run(file.parent) for file in tmp_path.rglob("config.json")]
-    assert not failures and run.names == ORDERS["superni"]["O1"] and run.scored
-    assert table.loc[0, "AA"] == pytest.approx(run.scores.iloc[-1].mean()) and table.loc[0, "paper AA"] == 37.8
-    assert table.loc[0, "replication AA"].startswith("51.04 ± 1.36") and not table.loc[0, "as the paper"]
+def test_cells_run_on_real_rows_and_superni_counts_by_the_fields_scores(real_rows, tmp_path):
+    """Orders O1 and 1 from end to end."""
+    cells = reproduce.choose(["orders/superni-O1/slao/Qwen2.5-3B", "orders/standard-1/slao/Llama-3.2-3B"])
+    data = {"superni": str(real_rows / "superni"), "standard": str(real_rows / "cl_benchmark")}
+    table, failures = reproduce.reproduce(cells, data, tmp_path, Base("tiny", "cpu"), seeds=(0,), limit=2, **QUICK)
+    runs = {run.config["stream"]["order"]: run for run in (Run(file.parent) for file in tmp_path.rglob("config.json"))}
+    assert not failures and runs["O1"].names == ORDERS["superni"]["O1"] and runs["1"].names == ORDERS["standard"]["1"]
+    assert runs["O1"].scored and not runs["1"].scored
+    assert table["AA"].tolist() == pytest.approx([runs["O1"].scores.iloc[-1].mean(), runs["1"].matrix.iloc[-1].mean()])
+    assert table["paper AA"].tolist() == [37.8, 74.3] and table.loc[0, "replication AA"].startswith("51.04 ± 1.36")
+    assert not table["as the paper"].any()

@@ -36,7 +36,7 @@ decisiveness:decis hopefulness:hope callousness:callous formaliti:formal sensiti
 formalize:formal electriciti:electr electrical:electr hopeful:hope goodness:good revival:reviv allowance:allow inference:infer airliner:airlin
 adjustable:adjust defensible:defens irritant:irrit replacement:replac adjustment:adjust dependent:depend adoption:adopt communism:commun activate:activ
 homologous:homolog effective:effect bowdlerize:bowdler probate:probat rate:rate cease:ceas controll:control roll:roll apology:apolog theology:theolog
-logi:logi innings:inning proceed:proceed 1980s:1980 yes:ye"""
+logi:logi innings:inning proceed:proceed 1980s:1980 yes:ye employment:employ destroyer:destroy eyed:eye betrayal:betray"""
 
 
 @pytest.mark.parametrize("one, other, expected", ROUGE)

@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny import WORDS, character_tokenizer, tiny_llama, word_tokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers
 from toy import toy_model
+from transformers import PreTrainedTokenizerFast
 
 from mbf_utils.errors import InputError
 from mbf_utils.streams import Example, Stream, TaskData
-from mbf_utils.text import IGNORE, Encoded, answer_text, collate, encode, in_chat, normalise, token_ids
+from mbf_utils.text import IGNORE, Encoded, answer_ids, answer_text, collate, encode, in_chat, normalise, token_ids
 
 TOKENIZERS = {"words": word_tokenizer, "characters": character_tokenizer}
 
@@ -236,3 +238,32 @@ def test_a_long_text_that_quotes_special_tokens_is_cut_as_any_other(room):
     (row,) = encode(tokenizer, [Example(f"alpha : {text}? beta", ("good",), (8, 8 + len(text)))], room)
     assert len(row.prompt + row.answer) <= room and tokenizer.eos_token_id not in row.prompt
     assert row.prompt[1:3] == token_ids(tokenizer, ["alpha :"])[0] and row.prompt[-2:] == token_ids(tokenizer, ["? beta"])[0]
+
+
+# ---- tokenizers that begin every text with a blank of their own
+def llama_2_tokenizer():
+    """As Llama 2's: a blank before every text, blanks as tokens' first characters, none of it cut into words before."""
+    words = ["\u2581", ":", "\u2581alpha", "\u2581:", "\u2581good", "good", "\u2581green", "\u2581red", "red", "\u2581a", "a", "\n"]
+    ids = {token: i for i, token in enumerate(["<pad>", "<unk>", "<s>", "</s>", *words])}
+    raw = Tokenizer(models.Unigram([(token, -1.0 if token in words else -9.0) for token in ids], unk_id=1))
+    raw.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    raw.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize("prompt, answers", [("alpha :", ("good", "red", "red green")), ("alpha :\n", ("good", "red"))])
+def test_between_prompt_and_answer_stands_one_blank_or_none(prompt, answers):
+    """The row is what the whole text is for the tokenizer; each part alone would begin with a blank more."""
+    tokenizer = llama_2_tokenizer()
+    for answer in answers:
+        example = Example(prompt, (answer,))
+        (row,) = encode(tokenizer, [example], 50)
+        whole = token_ids(tokenizer, [prompt + answer_text(example, answer)])[0]
+        assert row.prompt + row.answer == [tokenizer.bos_token_id, *whole, tokenizer.eos_token_id]
+        assert row.answer[:-1] != token_ids(tokenizer, [answer_text(example, answer)])[0]
+
+
+def test_other_tokenizers_read_an_answer_as_it_stands():
+    for make in TOKENIZERS.values():
+        texts = [" good", "good", " red green", ""]
+        assert answer_ids(make(), texts) == token_ids(make(), texts)
