@@ -55,6 +55,8 @@ def read_folder(path, order=None, seed: int = 0, limit: int | None = None, named
             same.append(folder.name)
         if found_twice := copies(rows):
             said.append(f"{folder.name}: {found_twice}")
+        if never := [label for label in labels if not any(label in row.answers for row in rows["train"])]:
+            said.append(f"{folder.name}: no row of train has the label {' or '.join(never)}")
         tasks.append(TaskData(folder.name, labels=labels, **{
             split: draw(rows[split], limit, f"{seed}/{folder.name}/{split}") for split in SPLITS}))
     if same:

@@ -45,7 +45,7 @@ def no_silent_warnings():
     """A warning that a test does not expect is an error, but for that of rows in two splits: most toys here have the same in all."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", ".* texts of (train|dev|test) |.* of test ask about")
+        warnings.filterwarnings("ignore", ".* texts of (train|dev|test) |.* of test ask about|.* no row of train has")
         yield
 
 
@@ -231,7 +231,7 @@ def test_texts_and_passages_in_two_splits_are_said_once_and_those_apart_are_not(
     multirc = lambda *numbers: [{"label": "True", "sentence": f"paragraph: Of {b}. \nquestion: Who is {a}?\ncandidate answer: he"}
                                 for a, b in numbers]
     for name, rows in (("BoolQA", boolqa), ("MultiRC", multirc)):
-        olora(tmp_path, f"{name}/{name}", ["True", "False"], rows((1, 1), (2, 2), (3, 3)), rows((4, 1), (5, 2), (6, 6), (3, 3)), rows((7, 7)))
+        olora(tmp_path, f"{name}/{name}", ["True"], rows((1, 1), (2, 2), (3, 3)), rows((4, 1), (5, 2), (6, 6), (3, 3)), rows((7, 7)))
     olora(tmp_path, "SC/yelp", LABELS, ROWS[:9], ROWS[9:15], ROWS[15:] + ROWS[:2])
     olora(tmp_path, "TC/agnews", LABELS, [*ROWS[:4], ROWS[0] | {"label": "Bad"}], ROWS[9:15], ROWS[15:])
     with pytest.warns(UserWarning) as caught:
@@ -240,6 +240,12 @@ def test_texts_and_passages_in_two_splits_are_said_once_and_those_apart_are_not(
     expected = "1 of 4 texts of test stand in train too, 2 of 4 rows of test ask about a passage of train"
     assert f"BoolQA: {expected}; MultiRC: {expected}; yelp: 2 of 7 texts of dev stand in train too." in message
     assert "agnews: 1 texts of train have different answers" in message
+
+
+def test_a_label_that_training_never_sees_is_said(tmp_path):
+    olora(tmp_path, labels=["Good", "Bad", "Odd"], test=[{"label": "Odd", "sentence": "x"}])
+    with pytest.warns(UserWarning, match="yelp: no row of train has the label Odd"):
+        assert len(read_folder(tmp_path)[0].test) == 1
 
 
 def test_real_rows_share_nothing_between_splits(real_rows):
