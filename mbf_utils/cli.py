@@ -37,8 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0)
 
     run = command("run", commands.run, "learn a stream of tasks with one method; goes on where an interrupted run stopped")
-    run.add_argument("stream", help="world-5, world-15, world-100; standard, long or superni from the Hub; a folder in the format of "
-                     "O-LoRA, SAPT or TRACE; or a table")
+    run.add_argument("stream", help="world-5, world-15, world-100; standard, long or superni from the Hub; a folder in the format "
+                     "of O-LoRA, SAPT or TRACE; or a table")
     run.add_argument("--order", help="an order's number, or task names with commas between")
     run.add_argument("--method", default="slao", help="a name in METHODS")
     run.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a setting of the method, as lambda1=0.1")
@@ -91,16 +91,16 @@ def _parser() -> argparse.ArgumentParser:
     reproduce = command("reproduce", commands.reproduce, "the cells of the paper's tables and of its replication: lists them with "
                         "estimated GPU hours, or runs the named ones, resumably, and sets the result beside what was published")
     reproduce.add_argument("cells", nargs="*", metavar="CELL", help="as main/superni/slao or 'main/*/slao'; none: the list")
-    reproduce.add_argument("--data", action="append", default=[], metavar="BENCHMARK=PATH", help="folder of standard, long or superni; "
-                           "default: from the Hub")
+    reproduce.add_argument("--data", action="append", default=[], metavar="BENCHMARK=PATH", help="folder of standard, long or "
+                           "superni; default: from the Hub")
     reproduce.add_argument("--seeds", default="42,43,44", help="as for compare; the replication's are the default")
     reproduce.add_argument("--workers", default="1", help="processes, or the name of a joblib backend")
     reproduce.add_argument("--out", default="runs/reproduce", help="folder of the runs")
     _add_inputs(reproduce)
     reproduce.set_defaults(model=None)
 
-    presets = command("presets", commands.presets, "the settings of the papers by name; with a name, that one's with source and what it "
-                      "leaves open")
+    presets = command("presets", commands.presets, "the settings of the papers by name; with a name, that one's with source and "
+                      "what it leaves open")
     presets.add_argument("name", nargs="?", help="a name in PRESETS")
 
     methods = command("methods", commands.methods, "the methods and what their cards say; with a name, that method's equation and settings")
@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_preset(parser) -> None:
-    parser.add_argument("--preset", metavar="NAME", help="settings of a paper (mbf presets); what is given besides counts before it")
+    parser.add_argument("--preset", metavar="NAME", help="settings of a paper (mbf presets); what is given besides counts first")
 
 
 def _add_inputs(parser, data_seed: int = 0) -> None:

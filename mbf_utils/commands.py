@@ -15,7 +15,8 @@ def _settings(arguments) -> dict:
     from .presets import settings
     from .settings import Settings
     given = settings(arguments.preset) if getattr(arguments, "preset", None) else {}
-    given |= {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Settings) if hasattr(arguments, field.name)}
+    flags = [field.name for field in dataclasses.fields(Settings) if hasattr(arguments, field.name)]
+    given |= {name: getattr(arguments, name) for name in flags}
     if isinstance(given.get("targets"), str) and given["targets"] != "all-linear":
         given["targets"] = tuple(given["targets"].split(","))
     return given
@@ -77,7 +78,8 @@ def run(arguments) -> None:
     order = arguments.order.split(",") if arguments.order and "," in arguments.order else arguments.order
     stream = _stream(arguments, arguments.stream, order)
     settings = _settings(arguments)
-    method = make_method(arguments.method, **presets.fields(arguments.preset, arguments.method) | _fields(arguments.set, arguments.method))
+    fields = presets.fields(arguments.preset, arguments.method) | _fields(arguments.set, arguments.method)
+    method = make_method(arguments.method, **fields)
     out = Path(arguments.out or f"runs/{stream.name}-{arguments.method}-{arguments.seed}")
     model = load_model(arguments.model, arguments.device, arguments.dtype, arguments.quantize)
     run = run_stream(stream, method, model, arguments.seed, out, **settings)
@@ -185,8 +187,9 @@ def reproduce(arguments) -> int:
                                 arguments.data_seed, _workers(arguments.workers), arguments.named, arguments.prompts,
                                 **_settings(arguments))
     if not table["as the paper"].all():
-        print("Not as the paper: another model, fewer rows or other settings. The published columns are there to be seen, not compared.\n")
-    print(f"{table.T.to_string(header=False, float_format='{:.1f}'.format, na_rep='')}\n\nwritten: {Path(arguments.out) / 'reproduce.csv'}")
+        print("Not as the paper: another model, fewer rows or other settings. Do not compare with the published values.\n")
+    print(table.T.to_string(header=False, float_format="{:.1f}".format, na_rep=""))
+    print(f"\nwritten: {Path(arguments.out) / 'reproduce.csv'}")
     for cell, error in failures.items():
         print(f"mbf: {cell} failed: {error}", file=sys.stderr)
     return 1 if failures else 0

@@ -30,25 +30,37 @@ _REPLICATED = dict(lr=5e-5, epochs=5, batch_size=2, accumulation=4)
 _OLORA = dict(rank=8, alpha=32.0, dropout=0.1, max_length=562, epochs=1, batch_size=1, accumulation=64, **_QV)
 _SAPT = dict(rank=4, alpha=32.0, dropout=0.0, max_length=1074, lr=5e-5, batch_size=2, accumulation=16, **_QV)
 
+_LAST = "best checkpoint on dev, which is the test file there: here the last weights"
 PRESETS = {
-    "slao-superni": Preset(_SLAO | _REPLICATED, {}, "SLAO, arXiv 2512.23017, SuperNI with Llama (rank 8 on q and v, lr 5e-5, 5 epochs, "
-                           "batch 2 x 4), as its readers report", f"{_OPEN}; whether Qwen has the same"),
-    "slao-standard": Preset(_SLAO | _ONE_EPOCH, {}, "SLAO, arXiv 2512.23017, standard benchmark (rank 8 on q and v, lr 1e-4, 1 epoch, "
-                            "batch 1 x 8), by one reading note; O-LoRA's Llama scripts, its lineage, have lr 1e-3", _OPEN),
-    "slao-long": Preset(_SLAO | _ONE_EPOCH, {}, "SLAO, arXiv 2512.23017, long benchmark, by the same note", _OPEN),
-    "slao-replication": Preset(_SLAO | _REPLICATED, {}, "sontungkieu/merge-before-forget, SuperNI with Llama-2-7B-chat and Qwen2.5-3B: "
-                               "AdamW anew for each task, greedy answers, seeds 42, 43, 44", "nothing"),
-    "olora": Preset(_OLORA | dict(lr=1e-4), {"olora": {"lambda1": 0.5, "lambda2": 0.0}},
-                    "cmnfriend/O-LoRA, LLaMA scripts of orders 1 to 3 (8 GPUs x 1 x 8, 512 + 50 tokens)",
-                    "the scripts have lr 1e-3 for the first task and 1e-4 after it; one rate stands here, the later one, which the author "
-                    "advises for all; clip 1 is the Trainer's default"),
-    "olora-t5": Preset(_OLORA | dict(lr=1e-3), {"olora": {"lambda1": 0.5, "lambda2": 0.0}},
-                       "cmnfriend/O-LoRA, T5-large scripts of orders 1 to 3 (batch 64)",
-                       "they train an encoder-decoder, which this kit does not: take the rates to a model of yours"),
-    "sapt-superni": Preset(_SAPT | dict(epochs=50), {"sapt": {"lam": 1.0}}, "circle-hit/SAPT, LLaMA scripts for SuperNI (4 GPUs x 2 x 4, "
-                           "KL weight 1)", "best checkpoint on dev, which is the test file there: here the last weights"),
-    "sapt-long": Preset(_SAPT | dict(epochs=20), {"sapt": {"lam": 2.0}}, "circle-hit/SAPT, LLaMA scripts for the long benchmark (4 GPUs x "
-                        "2 x 4, KL weight 2)", "best checkpoint on dev, which is the test file there: here the last weights"),
+    "slao-superni": Preset(
+        _SLAO | _REPLICATED, {},
+        "SLAO, arXiv 2512.23017, SuperNI with Llama (rank 8 on q and v, lr 5e-5, 5 epochs, batch 2 x 4), as its readers report",
+        f"{_OPEN}; whether Qwen has the same"),
+    "slao-standard": Preset(
+        _SLAO | _ONE_EPOCH, {},
+        "SLAO, arXiv 2512.23017, standard benchmark (rank 8 on q and v, lr 1e-4, 1 epoch, batch 1 x 8), by one reading note; "
+        "O-LoRA's Llama scripts, its lineage, have lr 1e-3", _OPEN),
+    "slao-long": Preset(
+        _SLAO | _ONE_EPOCH, {}, "SLAO, arXiv 2512.23017, long benchmark, by the same note", _OPEN),
+    "slao-replication": Preset(
+        _SLAO | _REPLICATED, {},
+        "sontungkieu/merge-before-forget, SuperNI with Llama-2-7B-chat and Qwen2.5-3B: AdamW anew for each task, greedy answers, "
+        "seeds 42, 43, 44", "nothing"),
+    "olora": Preset(
+        _OLORA | dict(lr=1e-4), {"olora": {"lambda1": 0.5, "lambda2": 0.0}},
+        "cmnfriend/O-LoRA, LLaMA scripts of orders 1 to 3 (8 GPUs x 1 x 8, 512 + 50 tokens)",
+        "the scripts have lr 1e-3 for the first task and 1e-4 after it; one rate stands here, the later one, which the author "
+        "advises for all; clip 1 is the Trainer's default"),
+    "olora-t5": Preset(
+        _OLORA | dict(lr=1e-3), {"olora": {"lambda1": 0.5, "lambda2": 0.0}},
+        "cmnfriend/O-LoRA, T5-large scripts of orders 1 to 3 (batch 64)",
+        "they train an encoder-decoder, which this kit does not: take the rates to a model of yours"),
+    "sapt-superni": Preset(
+        _SAPT | dict(epochs=50), {"sapt": {"lam": 1.0}}, "circle-hit/SAPT, LLaMA scripts for SuperNI (4 GPUs x 2 x 4, KL weight 1)",
+        _LAST),
+    "sapt-long": Preset(
+        _SAPT | dict(epochs=20), {"sapt": {"lam": 2.0}},
+        "circle-hit/SAPT, LLaMA scripts for the long benchmark (4 GPUs x 2 x 4, KL weight 2)", _LAST),
 }
 
 

@@ -1,7 +1,7 @@
 """The numbers that others print, in tables of their own: never in one column with ours.
 
-published.csv    the paper's (arXiv 2512.23017), from 7-billion-parameter models on the field's benchmarks. We have them from readers'
-                 notes, and `sure` says how well they are confirmed. The authors' code is not public.
+published.csv    the paper's (arXiv 2512.23017), from 7-billion-parameter models on the field's benchmarks. We have them from
+                 readers' notes, and `sure` says how well they are confirmed. The authors' code is not public.
 replicated.csv   an independent replication's (sontungkieu/merge-before-forget): mean and sample standard deviation over its seeds.
 """
 from __future__ import annotations
@@ -50,12 +50,13 @@ def told() -> str:
     parts = ["What the paper prints (arXiv 2512.23017; from readers' notes, its authors' code is not public). Percent; not ours."]
     for table, title in TITLES.items():
         rows = rows_of(table)
-        told_of = "; ".join(f"{source} ({', '.join(dict.fromkeys(some['sure']))})" for source, some in rows.groupby("source", sort=False))
+        told_of = "; ".join(f"{source} ({', '.join(dict.fromkeys(some['sure']))})"
+                            for source, some in rows.groupby("source", sort=False))
         models = ", ".join(rows["model"].unique())
         shown = published(table).to_string(float_format="%.1f", na_rep="")
         parts.append(f"{title}; {models}; source (and how sure): {told_of}\n{shown}")
     rows = replicated()
     rows["value"] = [f"{value:.2f}" + (f" ± {sd:.2f}" if sd == sd else "") for value, sd in zip(rows["value"], rows["sd"])]
-    parts.append("What an independent replication measured (sontungkieu/merge-before-forget): mean ± sample standard deviation over its "
-                 f"seeds\n{rows.drop(columns='sd').to_string(index=False)}")
+    parts.append("What an independent replication measured (sontungkieu/merge-before-forget): mean ± sample standard deviation "
+                 f"over its seeds\n{rows.drop(columns='sd').to_string(index=False)}")
     return "\n\n".join(parts)

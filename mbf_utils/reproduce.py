@@ -7,10 +7,10 @@
 A cell's runs are those of `mbf compare` with the benchmark's preset (presets.py): every order with every seed. Cells share runs.
 SuperNI counts by the field's scores (Rouge-L where answers are texts), the others by exact match.
 
-Hours are estimates, not measurements. They rest on one number a model, the replication's: one SuperNI run, O1, on a 40 GB slice of an
-A100 took 3.7 to 4.6 hours with Llama-2-7B and 2.3 to 2.5 with Qwen2.5-3B (a model without such a number: by its parameters). From
-there by rows: a training row counts 3, a scored row 1, a generated answer 3, each as long as any other. What a method computes beside
-its training is not counted.
+Hours are estimates, not measurements. They rest on one number a model, the replication's: one SuperNI run, O1, on a 40 GB slice
+of an A100 took 3.7 to 4.6 hours with Llama-2-7B and 2.3 to 2.5 with Qwen2.5-3B (a model without such a number: by its
+parameters). From there by rows: a training row counts 3, a scored row 1, a generated answer 3, each as long as any other. What a
+method computes beside its training is not counted.
 """
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ from .streams import ORDERS
 from .titles import card_of
 
 SEEDS = (42, 43, 44)                                # the replication's; the paper's three are not known
-HUB = {"Llama-2-7B-chat": "meta-llama/Llama-2-7b-chat-hf", "Qwen2.5-3B": "Qwen/Qwen2.5-3B", "Llama-3.2-3B": "meta-llama/Llama-3.2-3B"}
+HUB = {"Llama-2-7B-chat": "meta-llama/Llama-2-7b-chat-hf", "Qwen2.5-3B": "Qwen/Qwen2.5-3B",
+       "Llama-3.2-3B": "meta-llama/Llama-3.2-3B"}
 HOURS = {"Llama-2-7B-chat": 4.15, "Qwen2.5-3B": 2.4, "Llama-3.2-3B": 4.15 * 3.21 / 6.74}      # one SuperNI run, O1
 READING = {"superni": ("AA_score", "BWT_score")}    # else AA, BWT
 # train and test rows in the benchmarks' own files
 _ROWS = {"yelp": (5000, 7600), "amazon": (5000, 7600), "IMDB": (2000, 7600), "SST-2": (2000, 872), "dbpedia": (14000, 7600),
-         "agnews": (4000, 7600), "yahoo": (10000, 7600), "MNLI": (3000, 7600), "CB": (250, 56), "RTE": (2000, 277), "QQP": (2000, 7600),
-         "COPA": (400, 100), "MultiRC": (2000, 4848), "BoolQA": (2000, 3270), "WiC": (2000, 638),
+         "agnews": (4000, 7600), "yahoo": (10000, 7600), "MNLI": (3000, 7600), "CB": (250, 56), "RTE": (2000, 277),
+         "QQP": (2000, 7600), "COPA": (400, 100), "MultiRC": (2000, 4848), "BoolQA": (2000, 3270), "WiC": (2000, 638),
          "task1572_samsum_summary": (160, 20), "task073_commonsenseqa_answer_generation": (975, 100),
          "task1590_diplomacy_text_generation": (126, 16), "task181_outcome_extraction": (338, 43),
          "task639_multi_woz_user_utterance_generation": (142, 18)}
@@ -53,8 +54,9 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        single = self.table == "orders"
-        return "/".join([self.table, self.benchmark + (f"-{self.orders[0]}" if single else ""), self.method] + [self.model] * single)
+        if self.table == "orders":
+            return f"orders/{self.benchmark}-{self.orders[0]}/{self.method}/{self.model}"
+        return f"{self.table}/{self.benchmark}/{self.method}"
 
     @property
     def hours(self) -> float:
@@ -97,8 +99,8 @@ def choose(patterns: list[str]) -> list[Cell]:
     for pattern in patterns:
         some = [cell for cell in cells() if fnmatchcase(cell.name, pattern)]
         if not some:
-            raise InputError(f"expected the name of a cell, as main/superni/slao or main/*/slao, found {pattern!r}: mbf reproduce lists "
-                             "them")
+            raise InputError(f"expected the name of a cell, as main/superni/slao or main/*/slao, found {pattern!r}: mbf reproduce "
+                             "lists them")
         found += [cell for cell in some if cell not in found]
     return found
 
@@ -109,13 +111,14 @@ def listed() -> pd.DataFrame:
                           "replication": _band(cell, "AA"), "GPU hours a seed": cell.hours} for cell in cells()])
 
 
-def reproduce(chosen: list[Cell], data: dict[str, str], out, model: Base = Base(""), seeds=SEEDS, limit: int | None = None, data_seed: int = 0,
-              workers=1, named: bool | None = None, prompts: str | None = None, **settings) -> tuple[pd.DataFrame, dict[str, str]]:
+def reproduce(chosen: list[Cell], data: dict[str, str], out, model: Base = Base(""), seeds=SEEDS, limit: int | None = None,
+              data_seed: int = 0, workers=1, named: bool | None = None, prompts: str | None = None,
+              **settings) -> tuple[pd.DataFrame, dict[str, str]]:
     """Runs what is not run yet of the chosen cells and returns (a row a cell, {run: what went wrong}).
 
-    data: benchmark -> a folder or what else load_stream takes; else the benchmark's name, from the Hub. model: instead of
-    the cells' own; without a name only where and how to load that. limit, named, prompts: as load_stream takes them. settings: instead of the preset's. The table is also written to
-    OUT/reproduce.csv.
+    data: benchmark -> a folder or what else load_stream takes; else the benchmark's name, from the Hub. model: instead of the
+    cells' own; without a name only where and how to load that. limit, named, prompts: as load_stream takes them. settings:
+    instead of the preset's. The table is also written to OUT/reproduce.csv.
     """
     out, failures, runs = Path(out), {}, {}
     for place, benchmark in dict.fromkeys((cell.model, cell.benchmark) for cell in chosen):
@@ -125,7 +128,8 @@ def reproduce(chosen: list[Cell], data: dict[str, str], out, model: Base = Base(
             stream = load_stream(data.get(benchmark, benchmark), order, data_seed, limit, named, prompts)
             methods = dict.fromkeys(cell.method for cell in some if order in cell.orders)
             entries = [(name, fields) if (fields := presets.fields(preset, name)) else name for name in methods]
-            done = compare(stream, entries, list(seeds), base, out / place / benchmark, workers, **presets.settings(preset) | settings)
+            done = compare(stream, entries, list(seeds), base, out / place / benchmark, workers,
+                           **presets.settings(preset) | settings)
             failures |= dict(done.failures.itertuples(index=False, name=None))
             runs |= {(place, benchmark, order, run.method, run.config["seed"]): run for run in done.runs}
     own = not (model.name or model.quantize or limit or settings) and named is None and prompts is None
@@ -145,9 +149,10 @@ def _row(cell: Cell, runs: dict[tuple, Run], seeds, own: bool) -> dict:
             values = [[metrics[name] for name in names] for metrics in (run.metrics() for run in found)]
             each.append([sum(column) / len(found) for column in zip(*values)])
     scores = pd.DataFrame(each, columns=["AA", "BWT"], dtype=float)
-    return {"cell": cell.name, "ran on": Path(used.config["model"]["name"]).name if used else "", "as the paper": own, "seeds": len(each),
-            "AA": scores["AA"].mean(), "AA_sd": scores["AA"].std(ddof=1), "BWT": scores["BWT"].mean(), "BWT_sd": scores["BWT"].std(ddof=1),
-            "paper's model": cell.model, "paper AA": cell.paper, "paper BWT": _paper_bwt(cell), "replication AA": _band(cell, "AA"), "replication BWT": _band(cell, "BWT")}
+    return {"cell": cell.name, "ran on": Path(used.config["model"]["name"]).name if used else "", "as the paper": own,
+            "seeds": len(each), "AA": scores["AA"].mean(), "AA_sd": scores["AA"].std(ddof=1), "BWT": scores["BWT"].mean(),
+            "BWT_sd": scores["BWT"].std(ddof=1), "paper's model": cell.model, "paper AA": cell.paper, "paper BWT": _paper_bwt(cell),
+            "replication AA": _band(cell, "AA"), "replication BWT": _band(cell, "BWT")}
 
 
 def _paper_bwt(cell: Cell) -> float:
@@ -157,9 +162,9 @@ def _paper_bwt(cell: Cell) -> float:
 
 
 def _band(cell: Cell, metric: str) -> str:
-    """The replication's "42.93 ± 1.13" of the same model, benchmark and orders; "" where it has none, single runs one after the other."""
+    """The replication's "42.93 ± 1.13" of the same model, benchmark and orders; "" where it has none."""
     rows, orders = replicated(), "-".join(dict.fromkeys((cell.orders[0], cell.orders[-1])))
     rows = rows[(rows["model"] == cell.model) & (rows["benchmark"] == cell.benchmark) & (rows["method"] == cell.method)
                 & (rows["metric"] == metric) & (rows["orders"] == orders)]
-    return "; ".join(f"{row.value:.2f}" + (f" ± {row.sd:.2f}" if row.sd == row.sd else "") + (f" ({row.device})" if len(rows) > 1 else "")
+    return "; ".join(f"{row.value:.2f}" + (f" ± {row.sd:.2f}" if row.sd == row.sd else "") + f" ({row.device})" * (len(rows) > 1)
                      for row in rows.itertuples())

@@ -76,7 +76,7 @@ class Run:
         if mean not in ("macro", "micro"):
             raise InputError(f"expected mean to be macro or micro, found {mean!r}")
         if mean == "micro" and (rows := logs[0].get("rows")) is None:
-            raise InputError(f"expected the numbers of test rows in {self.folder}, found none: the run was made before they were kept")
+            raise InputError(f"expected the numbers of test rows in {self.folder}, found none: an older version made this run")
         summary = metrics.summary(self.matrix, logs[0].get("baseline"), rows)
         readings = {"_options": self.options, "_score": self._table("matrix-score.csv")}
         for suffix, table in readings.items():

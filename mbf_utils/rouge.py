@@ -16,9 +16,9 @@ _VOWELS = "aeiou"
 _IRREGULAR = {"skies": "sky", "sky": "sky", "dying": "die", "lying": "lie", "tying": "tie", "innings": "inning", "inning": "inning",
               "outings": "outing", "outing": "outing", "cannings": "canning", "canning": "canning",
               **{word: word for word in ("news", "howe", "proceed", "exceed", "succeed")}}
-_STEP2 = ("ational ate", "tional tion", "enci ence", "anci ance", "izer ize", "bli ble", "alli al", "entli ent", "eli e", "ousli ous",
-          "ization ize", "ation ate", "ator ate", "alism al", "iveness ive", "fulness ful", "ousness ous", "aliti al", "iviti ive",
-          "biliti ble", "fulli ful")
+_STEP2 = ("ational ate", "tional tion", "enci ence", "anci ance", "izer ize", "bli ble", "alli al", "entli ent", "eli e",
+          "ousli ous", "ization ize", "ation ate", "ator ate", "alism al", "iveness ive", "fulness ful", "ousness ous", "aliti al",
+          "iviti ive", "biliti ble", "fulli ful")
 _STEP3 = ("icate ic", "ative ", "alize al", "iciti ic", "ical ic", "ful ", "ness ")
 _STEP4 = "al ance ence er ic able ible ant ement ment ent ion ou ism ate iti ous ive ize".split()
 

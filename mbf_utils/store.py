@@ -30,7 +30,8 @@ from safetensors.torch import load_file, save_file
 from .errors import InputError
 from .lora import Pair
 
-RAISED = ("memory.safetensors", "memory.json", "matrix.csv", "matrix-options.csv", "matrix-score.csv")    # move up when a task is committed
+# what moves up when a task is committed
+RAISED = ("memory.safetensors", "memory.json", "matrix.csv", "matrix-options.csv", "matrix-score.csv")
 BEGUN = {".lock", ".config.json.tmp"}               # all that a run killed at its very beginning can leave
 
 

@@ -60,8 +60,8 @@ def token_ids(tokenizer, texts: list[str], literal: bool = False) -> list[list[i
 
 
 def answer_ids(tokenizer, texts: list[str]) -> list[list[int]]:
-    """Token ids of texts that follow another text. Llama 2's tokenizer begins every text with a blank of its own, which does not belong
-    between a prompt and its answer: such a tokenizer reads them behind a mark, which is taken off again."""
+    """Token ids of texts that follow another text. Llama 2's tokenizer begins every text with a blank of its own, which does not
+    belong between a prompt and its answer: such a tokenizer reads them behind a mark, which is taken off again."""
     alone = token_ids(tokenizer, texts, literal=True)
     mark, blank, both = token_ids(tokenizer, [":", " a", ": a"])
     if mark + blank == both:
