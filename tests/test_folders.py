@@ -42,7 +42,7 @@ def write(root, place, files):
 
 @pytest.fixture(autouse=True)
 def no_silent_warnings():
-    """A warning that a test does not expect is an error, but for that of rows in two splits: most toys here have the same in all."""
+    """A warning that a test does not expect is an error, but for that of rows in two splits: most toys here share them."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", ".* texts of (train|dev|test) |.* of test ask about|.* no row of train has")
@@ -227,11 +227,13 @@ def test_dev_like_test_is_said_once(tmp_path):
 
 def test_texts_and_passages_in_two_splits_are_said_once_and_those_apart_are_not(tmp_path):
     """As BoolQA's 353 and Quoref's 25 rows of test whose passage is in train; MultiRC has its passage first."""
-    boolqa = lambda *numbers: [{"label": "True", "sentence": f"question: is it {a}\npassage: Passage {b} -- It is."} for a, b in numbers]
+    boolqa = lambda *numbers: [{"label": "True", "sentence": f"question: is it {a}\npassage: Passage {b} -- It is."}
+                               for a, b in numbers]
     multirc = lambda *numbers: [{"label": "True", "sentence": f"paragraph: Of {b}. \nquestion: Who is {a}?\ncandidate answer: he"}
                                 for a, b in numbers]
     for name, rows in (("BoolQA", boolqa), ("MultiRC", multirc)):
-        olora(tmp_path, f"{name}/{name}", ["True"], rows((1, 1), (2, 2), (3, 3)), rows((4, 1), (5, 2), (6, 6), (3, 3)), rows((7, 7)))
+        test = rows((4, 1), (5, 2), (6, 6), (3, 3))
+        olora(tmp_path, f"{name}/{name}", ["True"], rows((1, 1), (2, 2), (3, 3)), test, rows((7, 7)))
     olora(tmp_path, "SC/yelp", LABELS, ROWS[:9], ROWS[9:15], ROWS[15:] + ROWS[:2])
     olora(tmp_path, "TC/agnews", LABELS, [*ROWS[:4], ROWS[0] | {"label": "Bad"}], ROWS[9:15], ROWS[15:])
     with pytest.warns(UserWarning) as caught:

@@ -1,4 +1,4 @@
-"""The layouts of the field's models, each as a tiny random one: names of modules, Conv1D, heads, windows, and what a run does with them."""
+"""The layouts of the field's models, each as a tiny random one: modules, Conv1D, heads, windows, and what a run does with them."""
 import copy
 from dataclasses import replace
 
@@ -29,8 +29,8 @@ LAYOUTS = {                                         # configuration, targets
     "Gemma2": (lambda: transformers.Gemma2Config(**SHAPE, sliding_window=6, query_pre_attn_scalar=8), QV),
     "Gemma3": (lambda: transformers.Gemma3TextConfig(**SHAPE, sliding_window=6, query_pre_attn_scalar=8), QV),
     "Phi3": (lambda: transformers.Phi3Config(**SHAPE), ("qkv_proj",)),
-    "GPT2": (lambda: transformers.GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2, n_positions=128, bos_token_id=2, eos_token_id=3),
-             ("c_attn", "mlp.c_proj")),
+    "GPT2": (lambda: transformers.GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2, n_positions=128, bos_token_id=2,
+                                             eos_token_id=3), ("c_attn", "mlp.c_proj")),
 }
 
 
@@ -64,14 +64,16 @@ def test_an_adapter_changes_the_weights_by_s_b_a_and_reloads_in_plain_peft(name,
     adapted.wear(lora)
     adapted.save(lora, tmp_path / "adapter")
     plain = peft.PeftModel.from_pretrained(tiny(name), tmp_path / "adapter")
-    assert torch.equal(logits(plain), logits(adapted.model)) and load_config(tmp_path / "adapter")["fan_in_fan_out"] == (name == "GPT2")
+    assert torch.equal(logits(plain), logits(adapted.model))
+    assert load_config(tmp_path / "adapter")["fan_in_fan_out"] == (name == "GPT2")
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_scores_are_those_of_each_sequence_read_alone(name):
     """Labels of several tokens, prompts longer than the window of those that have one, batches with padding."""
     model, tokenizer = tiny(name), word_tokenizer()
-    examples = [replace(row, prompt=f"{'one two three ' * (k % 4)}{row.prompt}") for k, row in enumerate(rows(9, LABELS["prefixes"], "new"))]
+    examples = [replace(row, prompt=f"{'one two three ' * (k % 4)}{row.prompt}")
+                for k, row in enumerate(rows(9, LABELS["prefixes"], "new"))]
     exact, options = label_scores(model, tokenizer, examples, LABELS["prefixes"], batch_size=9)
     for row, right, table in zip(examples, exact, options):
         answer = tokenizer(row.answers[0], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
@@ -91,7 +93,8 @@ def test_a_run_learns_and_gives_the_base_back_and_checkpointing_changes_no_facto
         pytest.skip("three of them are enough")
     model, before = tiny(name), tiny(name).state_dict()
     settings = FAST | dict(targets=LAYOUTS[name][1], dropout=0.0)
-    run = run_stream(toy_stream()[:2], "slao", (model, word_tokenizer()), 0, tmp_path / "run", checkpointing=checkpointing, **settings)
+    run = run_stream(toy_stream()[:2], "slao", (model, word_tokenizer()), 0, tmp_path / "run", **settings,
+                     checkpointing=checkpointing)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -114,7 +117,8 @@ def test_checkpointing_recomputes_activations():
 
 
 def test_adapters_of_conv1d_merge_as_they_were_trained(tmp_path):
-    run = run_stream(toy_stream()[:2], "slao", (tiny("GPT2"), word_tokenizer()), 0, tmp_path / "run", **FAST | dict(targets=("c_attn",)))
+    run = run_stream(toy_stream()[:2], "slao", (tiny("GPT2"), word_tokenizer()), 0, tmp_path / "run",
+                     **FAST | dict(targets=("c_attn",)))
     out = merge_adapters([run.adapter(i, "tuned") for i in (1, 2)], tmp_path / "merged")
     plain = [peft.PeftModel.from_pretrained(tiny("GPT2"), folder) for folder in (out, run.adapter(2))]
     assert torch.equal(*map(logits, plain)) and load_config(out)["fan_in_fan_out"]

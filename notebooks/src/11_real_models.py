@@ -6,17 +6,17 @@
 # %% [markdown]
 # # Real models: the same lines with Llama or Qwen
 #
-# Everything so far ran on a model of 0.2 million parameters. The same commands take a Llama or a Qwen of the Hugging Face Hub and a
-# benchmark. In a GPU session the cells below load a small open model; without a card or without network they take a local checkpoint, and
-# go on with the same lines. The cells marked *GPU only* are for a card alone.
+# Everything so far ran on a model of 0.2 million parameters. The same commands take a Llama or a Qwen of the Hugging Face Hub and
+# a benchmark. In a GPU session the cells below load a small open model; without a card or without network they take a local
+# checkpoint, and go on with the same lines. The cells marked *GPU only* are for a card alone.
 #
 # | device | machine minutes | your minutes |
 # |---|---:|---:|
 # | laptop, CPU (without the GPU cells) | 1 | 30 |
 # | Colab, T4 (with them) | not measured | 30 |
 #
-# **You will be able to** tell what a 7-billion model needs in memory, load a checkpoint, choose where LoRA sits, run with the paper's
-# settings, go on after an interruption, and hand out the result as a plain PEFT adapter or as whole weights.
+# **You will be able to** tell what a 7-billion model needs in memory, load a checkpoint, choose where LoRA sits, run with the
+# paper's settings, go on after an interruption, and hand out the result as a plain PEFT adapter or as whole weights.
 
 # %%
 import mbf_utils as mbf
@@ -48,22 +48,23 @@ pair = sum(8 * (site.in_features + site.out_features) for site in sites)
 print(f"{len(sites)} modules, {pair / 1e6:.2f} million numbers: {pair * 4 / 1e6:.0f} MB a pair")
 
 # %% [markdown]
-# Training adds, for every number of the pair, its gradient and AdamW's two averages, and the layers' inputs, which `checkpointing=True` keeps
-# alone (without it a layer's inner activations come on top). For 8 rows of 1024 tokens at once, in GB (a T4 has 16, an L4 24, an A100 40 or 80);
-# arithmetic from shapes, *not measured*:
+# Training adds, for every number of the pair, its gradient and AdamW's two averages, and the layers' inputs, which
+# `checkpointing=True` keeps alone (without it a layer's inner activations come on top). For 8 rows of 1024 tokens at once, in GB
+# (a T4 has 16, an L4 24, an A100 40 or 80); arithmetic from shapes, *not measured*:
 
 # %%
 tokens, GB = 8 * 1024, 1e9
 inputs, state = config.num_hidden_layers * tokens * config.hidden_size * 2 / GB, pair * 16 / GB
-memory = pd.DataFrame({f"{bits} bits": {"base": parameters * bits / 8 / GB, "pair, gradient, AdamW": state, "layers' inputs": inputs}
-                       for bits in (16, 8, 4)}).T
-memory.assign(whole=memory.sum(axis=1), fits=["A100" if gb > 22 else "L4, A100" if gb > 14 else "T4, L4, A100" for gb in memory.sum(axis=1)]).round(2)
+parts = {"pair, gradient, AdamW": state, "layers' inputs": inputs}
+memory = pd.DataFrame({f"{bits} bits": {"base": parameters * bits / 8 / GB, **parts} for bits in (16, 8, 4)}).T
+fits = ["A100" if gb > 22 else "L4, A100" if gb > 14 else "T4, L4, A100" for gb in memory.sum(axis=1)]
+memory.assign(whole=memory.sum(axis=1), fits=fits).round(2)
 
 # %% [markdown]
 # **Predict**: what does SLAO carry from task to task, and how does it grow with the number of tasks?
 #
-# It carries $A$ (of the last pair, which is also the merged one), the last $B$ and the merged $B$: one pair and a half, after 2 tasks as after
-# 200. A method that stacks carries a pair for every task.
+# It carries $A$ (of the last pair, which is also the merged one), the last $B$ and the merged $B$: one pair and a half, after 2
+# tasks as after 200. A method that stacks carries a pair for every task.
 
 # %%
 tasks = [2, 15, 100]
@@ -72,8 +73,8 @@ pd.DataFrame({"SLAO (MB)": [1.5 * pair * 4 / 1e6] * 3, "a stack (MB)": [t * pair
 # %% [markdown]
 # ## How is a checkpoint loaded?
 #
-# A folder or a name on the Hub. Qwen2.5-0.5B-Instruct has half a billion parameters and an open licence, and needs no log-in. Where that is
-# not to be had we take the little base, saved as a checkpoint of our own as `save_pretrained` writes it.
+# A folder or a name on the Hub. Qwen2.5-0.5B-Instruct has half a billion parameters and an open licence, and needs no log-in.
+# Where that is not to be had we take the little base, saved as a checkpoint of our own as `save_pretrained` writes it.
 
 # %%
 import tempfile
@@ -94,7 +95,8 @@ large = model.num_parameters() > 1e8
 print(f"{type(model).__name__}, {model.num_parameters() / 1e6:.1f} million parameters, {model.dtype}, {model.device}")
 
 # %% [markdown]
-# Two tasks: DBpedia and AG News from the Hub, put into the model's chat template; for the little base the same two of the offline world.
+# Two tasks: DBpedia and AG News from the Hub, put into the model's chat template; for the little base the same two of the offline
+# world.
 
 # %%
 rows, order = 100 if FAST else 400, ["dbpedia", "agnews"]
@@ -118,16 +120,18 @@ except mbf.InputError as error:
 # %% [markdown]
 # ## What are the papers' settings?
 #
-# Presets, each with its source and with what the source leaves open. `mbf run superni --preset slao-superni` takes one on the command line.
+# Presets, each with its source and with what the source leaves open. `mbf run superni --preset slao-superni` takes one on the
+# command line.
 
 # %%
 preset = mbf.presets.PRESETS["slao-superni"]
 print(f"{preset.source}\nleft open: {preset.left_open}")
-pd.DataFrame({name: found.settings for name, found in mbf.presets.PRESETS.items()}).loc[["rank", "alpha", "lr", "epochs", "accumulation"]]
+some = ["rank", "alpha", "lr", "epochs", "accumulation"]
+pd.DataFrame({name: found.settings for name, found in mbf.presets.PRESETS.items()}).T[some]
 
 # %% [markdown]
-# They are made for large models; a little one wants fewer and larger steps. LoRA sits where the paper has it in both. `walk_stream` learns one
-# task at each `next`.
+# They are made for large models; a little one wants fewer and larger steps. LoRA sits where the paper has it in both.
+# `walk_stream` learns one task at each `next`.
 
 # %%
 settings = mbf.presets.settings("slao-standard") | dict(batch_size=8, accumulation=1)           # the same windows in fewer passes
@@ -140,8 +144,8 @@ run.matrix
 # %% [markdown]
 # ## What if the session ends here?
 #
-# The walk is thrown away after the first task. The same call finds its folder and goes on with the second; a task's result is written
-# whole or not at all.
+# The walk is thrown away after the first task. The same call finds its folder and goes on with the second; a task's result is
+# written whole or not at all.
 
 # %%
 del walk
@@ -174,8 +178,8 @@ def say(model, tokenizer, prompt):
 say(whole, tokenizer, example.prompt)
 
 # %% [markdown]
-# Saved as whole weights, it comes back as any checkpoint does; the adapter alone is a few kilobytes to megabytes and needs its base. The largest
-# difference between the two in the logits is rounding:
+# Saved as whole weights, it comes back as any checkpoint does; the adapter alone is a few kilobytes to megabytes and needs its
+# base. The largest difference between the two in the logits is rounding:
 
 # %%
 whole.save_pretrained(folder / "whole")
@@ -191,7 +195,8 @@ with torch.no_grad():
 
 # %%
 tasks = mbf.text.in_chat(stream, tokenizer) if stream.chat else stream
-pd.Series({"folded": mbf.evaluation.evaluate(again, tokenizer, tasks[1]).exact, "in the run": run.matrix.iloc[1, 1]}, name="exact match")
+score = mbf.evaluation.evaluate(again, tokenizer, tasks[1])
+pd.Series({"folded": score.exact, "in the run": run.matrix.iloc[1, 1]}, name="exact match")
 
 # %% [markdown]
 # To share it, log in and push; this cell is yours to run, with a name of your own:
@@ -202,24 +207,26 @@ worn.push_to_hub("YOUR-NAME/my-slao-adapter")            # the adapter; whole.pu
 # %% [markdown]
 # ## GPU only: a Llama on the benchmark
 #
-# 4 bits for a small card: the base is read, never written, so merging does not touch it. These cells are skipped when the notebook is built; no
-# number of them is claimed here.
+# 4 bits for a small card: the base is read, never written, so merging does not touch it. These cells are skipped when the
+# notebook is built; no number of them is claimed here.
 
 # %% tags=["skip-execution"]
-model = mbf.load_model("meta-llama/Llama-2-7b-chat-hf", quantize=4)                              # asks for Meta's licence and a log-in
-run = mbf.run_stream("standard:1", "slao", model, out="runs/llama-order-1", checkpointing=True, **mbf.presets.settings("slao-standard"))
+model = mbf.load_model("meta-llama/Llama-2-7b-chat-hf", quantize=4)             # asks for Meta's licence and a log-in
+settings = mbf.presets.settings("slao-standard") | dict(checkpointing=True)
+run = mbf.run_stream("standard:1", "slao", model, out="runs/llama-order-1", **settings)
 
 # %% [markdown]
-# What would the paper's table take? `mbf reproduce` lists its cells with an estimate of GPU hours each, runs those you name, resumably, and sets
-# the result beside the paper's value and an independent replication's. The estimate scales the replication's one measured run by rows:
+# What would the paper's table take? `mbf reproduce` lists its cells with an estimate of GPU hours each, runs those you name,
+# resumably, and sets the result beside the paper's value and an independent replication's. The estimate scales the replication's
+# one measured run by rows:
 
 # %%
 hours = mbf.reproduce.listed()
 hours[hours["cell"].str.contains("/slao") & hours["cell"].str.startswith(("main", "orders"))].round(1)
 
 # %% [markdown]
-# And the two tasks above? By the same rule, and the peak speeds that NVIDIA states for half precision (T4 65, L4 121, A100 312 teraflops). A
-# small model does not reach them, so these minutes are a lower bound, *not measured*:
+# And the two tasks above? By the same rule, and the peak speeds that NVIDIA states for half precision (T4 65, L4 121, A100 312
+# teraflops). A small model does not reach them, so these minutes are a lower bound, *not measured*:
 
 # %%
 work = sum(3 * len(task.train) for task in stream) + len(stream[0].test) * 2 + len(stream[1].test)          # in scored rows
