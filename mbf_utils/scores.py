@@ -16,7 +16,7 @@ Sources disagree, so a choice has a name (Settings.scores):
     a name from the list above: that score for every task.
 
 TRACE's programs (BeyonderXX/TRACE evaluations/) compare accuracies without normalising and take another package's Rouge-L, which
-stems no words: close, not equal.
+stems no words: close, not equal. They let a model write 512 tokens (max_new_tokens=512).
 """
 from __future__ import annotations
 
