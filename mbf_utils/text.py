@@ -59,14 +59,14 @@ def token_ids(tokenizer, texts: list[str], literal: bool = False) -> list[list[i
     return tokenizer(texts, add_special_tokens=False, verbose=False, **some)["input_ids"] if texts else []
 
 
-def answer_ids(tokenizer, texts: list[str]) -> list[list[int]]:
+def answer_ids(tokenizer, texts: list[str], literal: bool = True) -> list[list[int]]:
     """Token ids of texts that follow another text. Llama 2's tokenizer begins every text with a blank of its own, which does not
     belong between a prompt and its answer: such a tokenizer reads them behind a mark, which is taken off again."""
-    alone = token_ids(tokenizer, texts, literal=True)
+    alone = token_ids(tokenizer, texts, literal)
     mark, blank, both = token_ids(tokenizer, [":", " a", ": a"])
     if mark + blank == both:
         return alone
-    behind = token_ids(tokenizer, [f":{text}" for text in texts], literal=True)
+    behind = token_ids(tokenizer, [f":{text}" for text in texts], literal)
     return [ids[len(mark):] if ids[:len(mark)] == mark else own for ids, own in zip(behind, alone)]
 
 
@@ -75,11 +75,18 @@ def _prompt_ids(tokenizer, examples: list[Example]) -> list[list[int]]:
     Outside (in a chat template, or in a prompt without a body) a special token's name is the token."""
     found = token_ids(tokenizer, [example.prompt for example in examples])
     names = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+
+    def holds(text: str) -> bool:
+        return any(name in text for name in names)
+
     for i, example in enumerate(examples):
         start, end = example.body or (0, 0)
-        if any(name in example.prompt[start:end] for name in names):
-            parts = (example.prompt[:start], False), (example.prompt[start:end], True), (example.prompt[end:], False)
-            found[i] = [token for text, literal in parts for token in token_ids(tokenizer, [text], literal)[0]]
+        before, body, after = example.prompt[:start], example.prompt[start:end], example.prompt[end:]
+        if holds(body) and not holds(before) and not holds(after):
+            found[i], = token_ids(tokenizer, [example.prompt], literal=True)
+        elif holds(body):
+            head, = token_ids(tokenizer, [before])
+            found[i] = head + answer_ids(tokenizer, [body])[0] + answer_ids(tokenizer, [after], literal=False)[0]
     return found
 
 

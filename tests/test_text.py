@@ -223,6 +223,14 @@ def test_an_answer_that_quotes_a_special_token_ends_once():
     assert row.answer.count(tokenizer.eos_token_id) == 1 == row.answer.index(tokenizer.eos_token_id) / (len(row.answer) - 1)
 
 
+def test_in_a_chat_template_the_templates_tokens_stay_and_the_texts_are_text():
+    tokenizer = word_tokenizer()
+    prompt = "<s> alpha : one </s> two </s> beta"
+    (row,) = encode(tokenizer, [Example(prompt, ("good",), (12, 24))], 100)
+    assert prompt[12:24] == "one </s> two" and row.prompt.count(tokenizer.eos_token_id) == 1 == row.prompt[1:].count(tokenizer.bos_token_id)
+    assert row.prompt[-2:] == [tokenizer.eos_token_id, *token_ids(tokenizer, ["beta"])[0]]
+
+
 def test_outside_the_body_a_special_token_is_one():
     """As a chat template writes it, and as one may write it oneself into a prompt without a body."""
     tokenizer = word_tokenizer()
@@ -237,15 +245,14 @@ def test_a_long_text_that_quotes_special_tokens_is_cut_as_any_other(room):
     text = "one </s> " * 40
     (row,) = encode(tokenizer, [Example(f"alpha : {text}? beta", ("good",), (8, 8 + len(text)))], room)
     assert len(row.prompt + row.answer) <= room and tokenizer.eos_token_id not in row.prompt
-    assert row.prompt[1:3] == token_ids(tokenizer, ["alpha :"])[0] and row.prompt[-2:] == token_ids(tokenizer, ["? beta"])[0]
+    assert row.prompt[1:3] == token_ids(tokenizer, ["alpha :"])[0] and row.prompt[-1:] == token_ids(tokenizer, ["beta"])[0]
 
 
 # ---- tokenizers that begin every text with a blank of their own
 def llama_2_tokenizer():
     """As Llama 2's: a blank before every text, blanks as tokens' first characters, none of it cut into words before."""
     words = ["\u2581", ":", "\u2581alpha", "\u2581:", "\u2581good", "good", "\u2581green", "\u2581red", "red", "\u2581a", "a", "\n"]
-    ids = {token: i for i, token in enumerate(["<pad>", "<unk>", "<s>", "</s>", *words])}
-    raw = Tokenizer(models.Unigram([(token, -1.0 if token in words else -9.0) for token in ids], unk_id=1))
+    raw = Tokenizer(models.Unigram([("<unk>", -9.0), *((word, -1.0) for word in words)], unk_id=0))
     raw.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     raw.decoder = decoders.Metaspace()
     return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>")
@@ -261,6 +268,14 @@ def test_between_prompt_and_answer_stands_one_blank_or_none(prompt, answers):
         whole = token_ids(tokenizer, [prompt + answer_text(example, answer)])[0]
         assert row.prompt + row.answer == [tokenizer.bos_token_id, *whole, tokenizer.eos_token_id]
         assert row.answer[:-1] != token_ids(tokenizer, [answer_text(example, answer)])[0]
+
+
+def test_a_text_that_quotes_a_special_token_gets_no_blanks_of_the_tokenizers_own():
+    tokenizer = llama_2_tokenizer()
+    text = "alpha : good </s> red : red"
+    (row,) = encode(tokenizer, [Example(text, ("good",), (8, 22))], 50)
+    assert tokenizer.eos_token_id not in row.prompt
+    assert row.prompt[1:] == token_ids(tokenizer, [text], literal=True)[0]
 
 
 def test_other_tokenizers_read_an_answer_as_it_stands():
