@@ -226,7 +226,7 @@ def run_abreast(plans: list[Plan], model, resume: bool = True, **settings) -> di
     configs = [config_of(plan.stream, name, method, model, plan.seed, settings, accelerator)        # of the bare model
                for plan, name, method in zip(plans, names, methods)]
     with ExitStack() as opened:
-        adapted = opened.enter_context(installed(model, targets_of(settings), settings.rank, settings.alpha))
+        adapted = opened.enter_context(installed(model, targets_of(settings), settings.rank, settings.alpha, 0.0, settings.checkpointing))
         runs: list[tuple[Plan, Method, Store]] = []
         for plan, method, config in zip(plans, methods, configs):
             try:

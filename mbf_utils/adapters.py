@@ -2,7 +2,8 @@
 
 Traps of PEFT that this file guards against: `set_adapter` turns gradients back on for frozen adapters, so freezing comes
 after it; `from_pretrained` costs a hundred reads, so factors are copied in place; configurations hold sets, so they are
-written sorted. s = alpha / r is fixed by the configured rank; a pair of another rank keeps it (lora_alpha = s x rank on disk).
+written sorted. GPT-2's Conv1D holds W0 as (d_in, d_out); A and B are what they are everywhere. s = alpha / r is fixed by the
+configured rank; a pair of another rank keeps it (lora_alpha = s x rank on disk).
 """
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from .errors import InputError
 from .lora import Lora, Pair, Site
@@ -36,8 +38,9 @@ class Adapted:
     def __init__(self, model: nn.Module, targets, rank: int, alpha: float, dropout: float = 0.0):
         self.base_name = getattr(model, "name_or_path", "") or ""
         self.rank, self.scaling, self.targets = rank, alpha / rank, targets
-        _check_targets(model, targets)
-        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
+        self.turned = _check_targets(model, targets)
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM",
+                            fan_in_fan_out=self.turned)
         if hasattr(model, "peft_config"):
             raise InputError("expected a base model without adapters, found one that wears some: merge_and_unload() or unload() them first")
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):       # PEFT draws a start that is not used
@@ -59,7 +62,8 @@ class Adapted:
         """Copies `lora` (and `past`) in; `trains` says which of lora's factors get gradients. Nothing else does."""
         if past is not None and PAST not in self.model.peft_config:
             self.model.add_adapter(PAST, LoraConfig(r=self.rank, lora_alpha=self.scaling * self.rank,
-                                                    target_modules=self.targets, task_type="CAUSAL_LM"))
+                                                    target_modules=self.targets, task_type="CAUSAL_LM",
+                                                    fan_in_fan_out=self.turned))
         self.model.base_model.set_adapter([LIVE] if past is None else [LIVE, PAST])
         self._copy_in(LIVE, lora)
         if past is not None:
@@ -84,8 +88,9 @@ class Adapted:
                     linear.weight = nn.Parameter(factor.detach().to(linear.weight, copy=True), requires_grad=False)
 
     def base_weight(self, path: str) -> torch.Tensor:
-        """W0 of one module, (d_out, d_in), the base's own tensor."""
-        weight = self.layers[path].get_base_layer().weight
+        """W0 of one module, (d_out, d_in), the base's own tensor (or a view of it)."""
+        module = self.layers[path].get_base_layer()
+        weight = module.weight.T if isinstance(module, Conv1D) else module.weight
         if not weight.is_floating_point():
             raise InputError(f"expected a base with plain weights, found a quantised one at {path}: choose a method that does not "
                              "look at them, or load the model without quantize")
@@ -124,36 +129,54 @@ class Adapted:
         """Writes a standard PEFT adapter: its targets are module names, or paths where a name would mean further modules."""
         names = {path.rpartition(".")[2] for path in self.layers}
         named = [name for name, _ in self.model.named_modules() if name.rpartition(".")[2] in names]
-        save_adapter(lora, folder, self.scaling, list(names if len(named) == len(self.layers) else self.layers), self.base_name)
+        save_adapter(lora, folder, self.scaling, list(names if len(named) == len(self.layers) else self.layers), self.base_name,
+                     self.turned)
 
 
-def _check_targets(model: nn.Module, targets) -> None:
+def _check_targets(model: nn.Module, targets) -> bool:
     """Every target has to name linear modules. PEFT skips a misspelt one in silence, and where it refuses a module it leaves
-    those before it wrapped."""
-    linear = {path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    those before it wrapped. True where they are Conv1D, as in GPT-2."""
+    linear = {path: module for path, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
+    turned = any(isinstance(module, Conv1D) for module in linear.values())
     for target in [targets] if isinstance(targets, str) else targets:
         chosen = [path for path, _ in model.named_modules() if (
             re.fullmatch(target, path) if isinstance(targets, str) else f".{path}".endswith(f".{target}"))]
-        if targets != "all-linear" and not (chosen and linear.issuperset(chosen)):
+        if targets != "all-linear" and not (chosen and linear.keys() >= set(chosen)):
             raise InputError(f"expected targets among this model's linear modules "
                              f"({', '.join(sorted({path.rpartition('.')[2] for path in linear}))}), found {target!r}")
+    return turned
 
 
 @contextmanager
-def installed(model: nn.Module, targets, rank: int, alpha: float, dropout: float = 0.0):
-    """LoRA on `model` while open; afterwards the model is as it was."""
+def installed(model: nn.Module, targets, rank: int, alpha: float, dropout: float = 0.0, checkpointing: bool = False):
+    """LoRA on `model` while open; afterwards the model is as it was. checkpointing: in training, activations are computed again
+    in the backward pass instead of being kept."""
     training = model.training
     state = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     adapted = Adapted(model, targets, rank, alpha, dropout)
+    if checkpointing := checkpointing and not any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        _checkpointing(model, True)
     try:
         yield adapted
     finally:
+        if checkpointing:
+            _checkpointing(model, False)
         adapted.model.unload()
         if hasattr(model, "peft_config"):
             del model.peft_config
         model.train(training)
         for parameter, requires_grad in state:
             parameter.requires_grad_(requires_grad)
+
+
+def _checkpointing(model: nn.Module, on: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`gradient_checkpointing_", FutureWarning)     # transformers 5.2x has another name for it
+        if on:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        else:
+            model.gradient_checkpointing_disable()
+            model.disable_input_require_grads()
 
 
 def save_adapter(lora: Lora, folder: str | Path, scaling: float | dict[str, float], target_modules: list[str] | str,

@@ -37,12 +37,14 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0)
 
     run = command("run", commands.run, "learn a stream of tasks with one method; goes on where an interrupted run stopped")
-    run.add_argument("stream", help="world-5, world-15, world-100, or a folder in the format of O-LoRA or SAPT")
+    run.add_argument("stream", help="world-5, world-15, world-100; standard, long or superni from the Hub; a folder in the format "
+                     "of O-LoRA, SAPT or TRACE; or a table")
     run.add_argument("--order", help="an order's number, or task names with commas between")
     run.add_argument("--method", default="slao", help="a name in METHODS")
     run.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a setting of the method, as lambda1=0.1")
     run.add_argument("--seed", type=int, default=0, help="of the training")
     run.add_argument("--out", help="folder of the run; default: runs/STREAM-METHOD-SEED")
+    _add_preset(run)
     _add_inputs(run)
 
     compare = command("compare", commands.compare, "learn streams with several methods and seeds, in several processes, and compare "
@@ -59,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
                          "puts a GPU to use that one small run leaves idle")
     compare.add_argument("--out", default="runs/compare", help="folder of the runs")
     _add_saving(compare)
+    _add_preset(compare)
     _add_inputs(compare)
 
     search = command("search", commands.search, "choose a method's settings on the development rows of another world; writes what was "
@@ -81,8 +84,26 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a setting of the method")
 
     report = command("report", commands.report, "the table of finished runs: mean and sample standard deviation over seeds")
-    report.add_argument("runs", nargs="+", help="run folders, or folders that hold them")
+    report.add_argument("runs", nargs="*", help="run folders, or folders that hold them")
+    report.add_argument("--paper", action="store_true", help="also what the paper and its replication print, with "
+                        "their source, in tables of their own; needs no runs")
+    report.add_argument("--mean", choices=("macro", "micro"), default="macro", help="AA over tasks, or over test rows")
     _add_saving(report)
+
+    reproduce = command("reproduce", commands.reproduce, "the cells of the paper's tables and of its replication: lists them with "
+                        "estimated GPU hours, or runs the named ones, resumably, and sets the result beside what was published")
+    reproduce.add_argument("cells", nargs="*", metavar="CELL", help="as main/superni/slao or 'main/*/slao'; none: the list")
+    reproduce.add_argument("--data", action="append", default=[], metavar="BENCHMARK=PATH", help="folder of standard, long or "
+                           "superni; default: from the Hub")
+    reproduce.add_argument("--seeds", default="42,43,44", help="as for compare; the replication's are the default")
+    reproduce.add_argument("--workers", default="1", help="processes, or the name of a joblib backend")
+    reproduce.add_argument("--out", default="runs/reproduce", help="folder of the runs")
+    _add_inputs(reproduce)
+    reproduce.set_defaults(model=None)
+
+    presets = command("presets", commands.presets, "the settings of the papers by name; with a name, that one's with source and "
+                      "what it leaves open")
+    presets.add_argument("name", nargs="?", help="a name in PRESETS")
 
     methods = command("methods", commands.methods, "the methods and what their cards say; with a name, that method's equation and settings")
     methods.add_argument("name", nargs="?", help="a name in METHODS")
@@ -104,6 +125,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_preset(parser) -> None:
+    parser.add_argument("--preset", metavar="NAME", help="settings of a paper (mbf presets); what is given besides counts first")
+
+
 def _add_inputs(parser, data_seed: int = 0) -> None:
     """The base, the rows and the training: the same for every command that learns."""
     parser.add_argument("--model", default="tiny", help="tiny, small, a folder (as mbf make-base writes), or owner/name on the Hub")
@@ -119,7 +144,8 @@ def _add_inputs(parser, data_seed: int = 0) -> None:
 
 def _add_saving(parser) -> None:
     parser.add_argument("--save", metavar="NAME", help="also write NAME.csv (a row a method), NAME-runs.csv (a row a run), "
-                        "NAME-costs.csv (times and memory), and for every stream and order NAME.png and NAME-options.png")
+                        "NAME-costs.csv (times and memory), and for every stream and order NAME.png and NAME-options.png, "
+                        "NAME-score.png where tasks have scores of their own")
     parser.add_argument("--figures", default="figures", help="where --save writes")
 
 
@@ -132,6 +158,9 @@ def _add_settings(group) -> None:
             group.add_argument(flag, action="store_const", const=True, default=argparse.SUPPRESS)
         elif field.name == "targets":
             group.add_argument(flag, default=argparse.SUPPRESS, help="module names with commas between, or all-linear")
+        elif field.name == "scores":
+            group.add_argument(flag, default=argparse.SUPPRESS, metavar="NAME", help="each task's score: field (SuperNI's and TRACE's own), "
+                               "SAPT, or one for all: exact, rouge_l, edit_similarity, sari, letter")
         else:
             group.add_argument(flag, type=type(field.default), default=argparse.SUPPRESS, metavar=type(field.default).__name__.upper(),
                                help=f"real models: {field.default}")

@@ -11,9 +11,13 @@ from .errors import InputError
 
 
 def _settings(arguments) -> dict:
+    """The flags given, over the preset's settings."""
+    from .presets import settings
     from .settings import Settings
-    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Settings) if hasattr(arguments, field.name)}
-    if "targets" in given and given["targets"] != "all-linear":
+    given = settings(arguments.preset) if getattr(arguments, "preset", None) else {}
+    flags = [field.name for field in dataclasses.fields(Settings) if hasattr(arguments, field.name)]
+    given |= {name: getattr(arguments, name) for name in flags}
+    if isinstance(given.get("targets"), str) and given["targets"] != "all-linear":
         given["targets"] = tuple(given["targets"].split(","))
     return given
 
@@ -67,28 +71,35 @@ def _stream(arguments, name: str, order=None):
 
 
 def run(arguments) -> None:
+    from . import presets
     from .methods import make_method
     from .models import load_model
     from .runs import run_stream
     order = arguments.order.split(",") if arguments.order and "," in arguments.order else arguments.order
     stream = _stream(arguments, arguments.stream, order)
-    method = make_method(arguments.method, **_fields(arguments.set, arguments.method))
+    settings = _settings(arguments)
+    fields = presets.fields(arguments.preset, arguments.method) | _fields(arguments.set, arguments.method)
+    method = make_method(arguments.method, **fields)
     out = Path(arguments.out or f"runs/{stream.name}-{arguments.method}-{arguments.seed}")
     model = load_model(arguments.model, arguments.device, arguments.dtype, arguments.quantize)
-    run = run_stream(stream, method, model, arguments.seed, out, **_settings(arguments))
+    run = run_stream(stream, method, model, arguments.seed, out, **settings)
+    if run.scored:
+        print(f"each task's own score in percent, row i after task i\n{_shown(run.scores)}\n")
     print(f"exact match in percent, row i after task i\n{_shown(run.matrix)}\n\n{_side_by_side({run.method: run})}\n\nrun: {out}")
 
 
 def compare(arguments) -> int:
     from .comparison import Base, compare
+    from .presets import fields
     from .printing import save, show
     from .search import chosen
     orders = arguments.orders.split(",") if arguments.orders else [None]
     streams = [_stream(arguments, name, order) for name in arguments.streams for order in orders]
     base = Base(arguments.model, arguments.device, arguments.dtype, arguments.quantize)
     methods = _methods(arguments.methods)
-    if not arguments.paper_settings:
-        methods = [(name, fields) if isinstance(name, str) and (fields := chosen(arguments.model, name)) else name for name in methods]
+    if not arguments.paper_settings:                # a preset's own count before those chosen for a base
+        own = {name: fields(arguments.preset, name) or chosen(arguments.model, name) for name in methods if isinstance(name, str)}
+        methods = [(name, own[name]) if isinstance(name, str) and own[name] else name for name in methods]
     comparison = compare(streams, methods, _seeds(arguments.seeds), base, arguments.out, _workers(arguments.workers),
                          arguments.abreast, **_settings(arguments))
     if comparison.runs:
@@ -149,12 +160,59 @@ def merge(arguments) -> None:
 
 
 def report(arguments) -> None:
-    from .printing import save, show
-    from .reports import find_runs, summarise
-    runs = find_runs(arguments.runs)
-    show(summarise(runs)[0])
-    if arguments.save:
-        save(runs, (), Path(arguments.figures), arguments.save)
+    from .published import told
+    if not (arguments.runs or arguments.paper):
+        raise InputError("expected folders of runs, or --paper for the published numbers, found neither")
+    if arguments.runs:
+        from .printing import save, show
+        from .reports import find_runs, summarise
+        runs = find_runs(arguments.runs)
+        show(summarise(runs, arguments.mean)[0])
+        if arguments.save:
+            save(runs, (), Path(arguments.figures), arguments.save)
+    if arguments.paper:
+        print("\n" * bool(arguments.runs) + told())
+
+
+def reproduce(arguments) -> int:
+    from .comparison import Base
+    from .reproduce import __doc__ as about, choose, listed, reproduce
+    if not arguments.cells:
+        hours = "Hours are" + about.partition("Hours are")[2]
+        print(f"{listed().to_string(index=False, float_format='%.1f', na_rep='')}\n\n{hours.strip()}")
+        return 0
+    data = dict(_pair(text, "--data BENCHMARK=PATH") for text in arguments.data)
+    if odd := sorted(data.keys() - {"standard", "long", "superni"}):
+        raise InputError(f"expected --data for standard, long or superni, found {odd[0]!r}")
+    model = Base(arguments.model or "", arguments.device, arguments.dtype, arguments.quantize)
+    table, failures = reproduce(choose(arguments.cells), data, arguments.out, model, _seeds(arguments.seeds), arguments.limit,
+                                arguments.data_seed, _workers(arguments.workers), arguments.named, arguments.prompts,
+                                **_settings(arguments))
+    if not table["as the paper"].all():
+        print("Not as the paper: another model, fewer rows or other settings. Do not compare with the published values.\n")
+    print(table.T.to_string(header=False, float_format="{:.1f}".format, na_rep=""))
+    print(f"\nwritten: {Path(arguments.out) / 'reproduce.csv'}")
+    for cell, error in failures.items():
+        print(f"mbf: {cell} failed: {error}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _pair(text: str, form: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise InputError(f"expected {form}, found {text!r}")
+    return name, value
+
+
+def presets(arguments) -> None:
+    from .presets import PRESETS, preset
+    for name in [arguments.name] if arguments.name else PRESETS:
+        found = preset(name)
+        print(f"{name}: {found.source}")
+        if arguments.name:
+            print(*(f"  {field} = {value!r}" for field, value in found.settings.items()), sep="\n")
+            print(*(f"  {method}: {fields}" for method, fields in found.methods.items()), sep="\n")
+            print(f"left open: {found.left_open}")
 
 
 def methods(arguments) -> None:

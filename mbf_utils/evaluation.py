@@ -1,8 +1,9 @@
 """One row of the accuracy matrix: how well the model that is worn answers a task's rows.
 
-Two readings, both in percent:
+Three readings, all in percent:
     exact     the answer that the model would generate equals a right one (the field's headline)
     options   of the task's labels, the right one is the likeliest: what is still known, whatever words come out
+    score     the task's own score (scores.py); exact match, unless its answers are texts that have no one right wording
 
 With labels, `exact` asks whether every token of the right answer and its end is the arg max when the answer is fed in:
 greedy decoding writes exactly that answer if and only if this holds. The same pass scores labels of one token; longer
@@ -19,13 +20,15 @@ from typing import Callable, NamedTuple
 
 import torch
 
+from .scores import SCORES, score_of
 from .streams import Example, TaskData
-from .text import Batch, Encoded, answer_text, collate, encode, normalise, token_ids
+from .text import Batch, Encoded, answer_ids, answer_text, collate, encode, token_ids
 
 
 class Score(NamedTuple):
     exact: float                                    # percent
     options: float                                  # percent; NaN where the task has no labels
+    score: float = float("nan")                     # percent
 
 
 def _nothing(batch: Batch) -> None:
@@ -33,18 +36,27 @@ def _nothing(batch: Batch) -> None:
 
 
 def evaluate(model, tokenizer, task: TaskData, split: str = "test", max_length: int = 1024, batch_size: int = 50,
-             max_new_tokens: int = 50, see: Callable[[Batch], None] = _nothing) -> Score:
-    """The model's two accuracies on a split of a task; the model is left in evaluation mode. `see` gets every batch before
-    the model does: for adapters that are routed by the input (training.routed)."""
-    examples = getattr(task, split)
+             max_new_tokens: int = 50, scores: str = "field", see: Callable[[Batch], None] = _nothing) -> Score:
+    """The model's scores on a split of a task; the model is left in evaluation mode. `see` gets every batch before the model
+    does: for adapters that are routed by the input (training.routed). `scores`: see scores.py."""
+    examples, named = getattr(task, split), score_of(task.name, scores)
     if not examples:
-        return Score(float("nan"), float("nan"))
+        return Score(*[float("nan")] * 3)
     model.eval()
-    if not task.labels:
-        return Score(100 * _mean(_generated(model, tokenizer, examples, max_length, batch_size, max_new_tokens, see)), float("nan"))
-    exact, options = label_scores(model, tokenizer, examples, task.labels, max_length, batch_size, see)
-    return Score(100 * _mean(exact), 100 * _mean([max(row, key=row.get) in example.answers
-                                                  for row, example in zip(options, examples)]))
+    if named != "exact" or not task.labels:
+        answers = generate(model, tokenizer, examples, max_length, batch_size, max_new_tokens, see)
+
+    def of_answers(name: str) -> float:
+        return 100 * _mean([SCORES[name](answer, example) for answer, example in zip(answers, examples)])
+
+    options = float("nan")
+    if task.labels:
+        right, tables = label_scores(model, tokenizer, examples, task.labels, max_length, batch_size, see)
+        exact, options = 100 * _mean(right), 100 * _mean([max(row, key=row.get) in example.answers
+                                                          for row, example in zip(tables, examples)])
+    else:
+        exact = of_answers("exact")
+    return Score(exact, options, exact if named == "exact" else of_answers(named))
 
 
 @torch.inference_mode()
@@ -55,7 +67,7 @@ def label_scores(model, tokenizer, examples: list[Example], labels, max_length: 
     device = next(model.parameters()).device
     for blank in ("", " "):                                          # what stands between a prompt and its answer
         rows = _rows(tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id, tuple(examples), blank, max_length)
-        tails = dict(zip(labels, token_ids(tokenizer, [blank + label for label in labels])))
+        tails = dict(zip(labels, answer_ids(tokenizer, [blank + label for label in labels])))
         if any(a != b and tails[a] == tails[b][:len(tails[a])] for a in labels for b in labels):
             tails = {label: ids + [tokenizer.eos_token_id] for label, ids in tails.items()}
         for k in range(0, len(rows), batch_size):
@@ -79,24 +91,44 @@ def _score_batch(model, rows: tuple[Encoded, ...], tails: dict[str, list[int]], 
     see(batch)
     onward = {tuple(ids[:-1]) for ids in tails.values()} - {()}      # beginnings of labels, to be read from the cache
     onward = [path for path in sorted(onward) if not any(len(o) > len(path) and o[:len(path)] == path for o in onward)]
-    out = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=bool(onward))
+    length, longest = batch.ids.shape[1], max(map(len, onward), default=0)
+    cached = length + longest <= _window(model)     # else every beginning is read anew behind its prompt
+    out = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=bool(onward) and cached)
     wrong = (out.logits.argmax(-1) != batch.targets) & (batch.targets >= 0)
     ends = torch.tensor([len(row.prompt) for row in rows], device=device)                  # (b,)
     first = (batch.keep[None] == ends[:, None] - 1).int().argmax(1)                        # column of each first answer token
     each = torch.arange(len(rows), device=device)
     known = {(): out.logits[each, first].float().log_softmax(-1)}    # beginning of a label -> (b, V) for what follows
-    length = batch.ids.shape[1]
     prompt_only = torch.arange(length, device=device) < ends[:, None]
-    for path in onward:
+
+    def from_cache(path: tuple[int, ...]) -> torch.Tensor:
         k = len(path)
-        step = model(input_ids=torch.tensor(path, device=device).expand(len(rows), k),
+        return model(input_ids=torch.tensor(path, device=device).expand(len(rows), k),
                      attention_mask=torch.cat([prompt_only, prompt_only.new_ones(len(rows), k)], 1).long(),
                      position_ids=ends[:, None] + torch.arange(k, device=device),
-                     past_key_values=copy.deepcopy(out.past_key_values), use_cache=True).logits    # (b, k, V)
-        for n in range(k):
+                     past_key_values=copy.deepcopy(out.past_key_values), use_cache=True).logits
+
+    for path in onward:
+        step = from_cache(path) if cached else _read_anew(model, rows, path, pad, device, see)     # (b, k, V)
+        for n in range(len(path)):
             known[path[:n + 1]] = step[:, n].float().log_softmax(-1)
     table = {label: sum(known[tuple(ids[:n])][:, ids[n]] for n in range(len(ids))).tolist() for label, ids in tails.items()}
     return (~wrong.any(1)).tolist(), [{label: values[i] for label, values in table.items()} for i in range(len(rows))]
+
+
+def _window(model) -> float:
+    """Tokens that every layer looks back on; a cache forgets what lies behind, padding counted (Mistral, Gemma)."""
+    return getattr(model.config.get_text_config(), "sliding_window", None) or float("inf")
+
+
+def _read_anew(model, rows: tuple[Encoded, ...], path: tuple[int, ...], pad: int, device, see) -> torch.Tensor:
+    """The logits after each token of `path` behind each row's prompt, without a cache: (b, k, V)."""
+    batch = collate([Encoded(row.prompt, [*path, pad]) for row in rows], pad, device)
+    see(batch)
+    logits = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False).logits
+    ends = torch.tensor([len(row.prompt) for row in rows], device=device)
+    first = (batch.keep[None] == ends[:, None]).int().argmax(1)      # column of the first token of the path
+    return torch.stack([logits[i, column:column + len(path)] for i, column in enumerate(first.tolist())])
 
 
 @torch.inference_mode()
@@ -119,11 +151,6 @@ def generate(model, tokenizer, examples: list[Example], max_length: int = 1024, 
         for i, text in zip(chosen, tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)):
             answers[i] = text.strip()
     return answers
-
-
-def _generated(model, tokenizer, examples, max_length, batch_size, max_new_tokens, see) -> list[bool]:
-    answers = generate(model, tokenizer, examples, max_length, batch_size, max_new_tokens, see)
-    return [normalise(answer) in {normalise(right) for right in example.answers} for answer, example in zip(answers, examples)]
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from pathlib import Path
 from mbf_utils.errors import InputError
 from mbf_utils.prompts import (FORMS, INSTRUCTIONS, KNOWN, SAYS, SUPERNI_LABELS, TRACE_LABELS, Frame, frame_of, key_of, known,
                                olora_frame, sapt_frame, superni_frame)
-from mbf_utils.rows import SPLITS, check_draw, draw, parsed, refusal, text_of, told_apart, usable, wrong
+from mbf_utils.rows import SPLITS, check_draw, copies, draw, parsed, plain, refusal, text_of, told_apart, usable, wrong
 from mbf_utils.streams import ORDERS, Example, Stream, TaskData, find_order
 
 
@@ -46,18 +46,24 @@ def read_folder(path, order=None, seed: int = 0, limit: int | None = None, named
     root = Path(os.path.expanduser(path))
     found = _scan(root)                                       # {name that counts: (task type or None, folder)}
     order_name, names = _resolve(order, found, root)
-    tasks, copies = [], []
+    tasks, same, said = [], [], []
     for task_type, folder in (found[name] for name in names):
         rows, labels = (_olora_task(folder, task_type, named, prompts) if task_type else _flat_task(folder, named, prompts))
         if "dev" not in rows:
             rows["train"], rows["dev"] = _hold_out(rows["train"], folder, seed)
         elif rows["dev"] == rows["test"]:
-            copies.append(folder.name)
+            same.append(folder.name)
+        if found_twice := copies(rows):
+            said.append(f"{folder.name}: {found_twice}")
+        if never := [label for label in labels if not any(label in row.answers for row in rows["train"])]:
+            said.append(f"{folder.name}: no row of train has the label {' or '.join(never)}")
         tasks.append(TaskData(folder.name, labels=labels, **{
             split: draw(rows[split], limit, f"{seed}/{folder.name}/{split}") for split in SPLITS}))
-    if copies:
-        warnings.warn(f"dev.json and test.json have the same rows in {root} for {', '.join(copies)}: "
+    if same:
+        warnings.warn(f"dev.json and test.json have the same rows in {root} for {', '.join(same)}: "
                       "choosing a model or a setting on dev there chooses on test.", stacklevel=2)
+    if said:
+        warnings.warn(f"{root}: {'; '.join(said)}.", stacklevel=2)
     olora = any(prompts != "SAPT" if found[name][0] else prompts == "O-LoRA" for name in names)
     return Stream(root.resolve().name, order_name, tuple(tasks), named=bool(named) and olora)
 
@@ -187,8 +193,18 @@ def _sapt_task(folder: Path, files: list, named: bool, prompts: str | None) -> R
             ids.add(str(row.get("id")))
         if long and not olora and split == "train":
             labels = tuple(sorted({answer for row in examples for answer in row.answers}))
+            _warn_of_equals(labels, file)
         splits[split] = _keep(examples, labels, file)
     return splits, labels
+
+
+def _warn_of_equals(labels: tuple[str, ...], file: Path) -> None:
+    """Labels that are a program's outputs cannot be refused; what scoring cannot tell apart is said."""
+    seen: dict[str, list[str]] = {}
+    for label in labels:
+        seen.setdefault(plain(label), []).append(label)
+    if equals := [" and ".join(map(repr, some)) for some in seen.values() if len(some) > 1]:
+        warnings.warn(f"{file}: exact match cannot tell {', '.join(equals)} apart.")
 
 
 def _asking_olora(name: str, named: bool) -> Frame:

@@ -17,9 +17,19 @@ from scipy.special import stdtrit                              # quantiles of St
 from mbf_utils.errors import InputError
 
 
-def average_accuracy(R) -> float:
-    """AA = 1/T sum_j R[T][j]: the mean of the last row. Raises InputError for a malformed R, as all functions here."""
-    return _mean(_matrix(R)[-1])
+def average_accuracy(R, rows=None) -> float:
+    """AA = 1/T sum_j R[T][j]: the mean of the last row. Raises InputError for a malformed R, as all functions here.
+
+    rows: the number of test rows n_j of each task; then sum_j n_j R[T][j] / sum_j n_j, the mean over all rows (micro), which
+    O-LoRA's program prints. The mean over tasks (macro) is what papers report.
+    """
+    last = _matrix(R)[-1]
+    if rows is None:
+        return _mean(last)
+    weights = _numbers(rows, "the numbers of rows")
+    if len(weights) < len(last) or not (weights > 0).all():
+        raise InputError(f"expected the number of test rows, above 0, of each of the {len(last)} tasks, found {list(rows)!r}.")
+    return float(np.average(last, weights=weights[:len(last)]))
 
 
 def learning_accuracy(R) -> float:
@@ -116,9 +126,9 @@ def order_disparity(scores) -> tuple[float, float]:
     return float(disparity.max()), float(disparity.mean())
 
 
-def summary(R, baseline=None) -> dict[str, float]:
-    """The default form of every metric by its short name; FWT only when a `baseline` row is given."""
-    found = {"AA": average_accuracy(R), "BWT": backward_transfer(R), "forgetting": forgetting(R),
+def summary(R, baseline=None, rows=None) -> dict[str, float]:
+    """The default form of every metric by its short name; FWT only when a `baseline` row is given. rows: see average_accuracy."""
+    found = {"AA": average_accuracy(R, rows), "BWT": backward_transfer(R), "forgetting": forgetting(R),
              "learning_accuracy": learning_accuracy(R), "average_incremental_accuracy": average_incremental_accuracy(R)}
     return found if baseline is None else found | {"FWT": forward_transfer(R, baseline)}
 

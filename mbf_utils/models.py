@@ -89,9 +89,10 @@ def load_model(name_or_path="tiny", device="auto", dtype="auto", quantize=None):
 
     name_or_path: "tiny" or "small" (built in), a local folder, or owner/name on the Hub. device: auto is cuda, mps or
     cpu, the first there is. dtype: auto is bfloat16 on CUDA with bfloat16 in hardware, float16 on other CUDA, float32
-    elsewhere. quantize: None, or 4 or 8 bits by bitsandbytes (CUDA only). Only safetensors weights are read and no code
-    of a repository is run. A tokenizer without a pad token pads with its unk, else its eos token: padding is masked, so
-    any will do, but eos is also an answer's end. Whatever cannot be loaded raises InputError.
+    elsewhere. Attention is SDPA wherever the architecture has it (Gemma 2 has not). quantize: None, or 4 or 8 bits by
+    bitsandbytes (CUDA only). Only safetensors weights are read and no code of a repository is run. A tokenizer without a pad
+    token pads with its unk, else its eos token: padding is masked, so any will do, but eos is also an answer's end. Whatever
+    cannot be loaded raises InputError.
     """
     name = str(name_or_path)
     place, device = _place(name), choose_device(device)
@@ -103,8 +104,8 @@ def load_model(name_or_path="tiny", device="auto", dtype="auto", quantize=None):
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local, trust_remote_code=False)
         with no_bars(local):
             model = AutoModelForCausalLM.from_pretrained(
-                place, dtype=dtype, quantization_config=quantization, attn_implementation="sdpa", use_safetensors=True,
-                trust_remote_code=False, local_files_only=local, device_map={"": device} if quantization else None)
+                place, dtype=dtype, quantization_config=quantization, use_safetensors=True, trust_remote_code=False,
+                local_files_only=local, device_map={"": device} if quantization else None)
     except (OSError, ValueError, ImportError) as error:         # also: no connection, a package that a tokenizer needs
         failed = str(error).strip().splitlines()[0]
     if failed is not None:

@@ -142,9 +142,10 @@ def comparison(table: pd.DataFrame, value: str = "AA", error: str | None = None,
     methods, values = list(table["method"]), table[value].to_numpy(dtype=float)
     titles = list(table["title"]) if "title" in table.columns else [title_of(method) for method in methods]
     spread = table[error].to_numpy(dtype=float) if error in table.columns else np.full(len(table), np.nan)
-    ranks = {"AA": "rank", "AA_options": "rank_options"}.get(value)
-    name = METRICS.get(value.removesuffix("_options"), value)
-    subtitle = f"Scored by {'options' if value.endswith('_options') else 'exact match'}. " if "%" in name else ""
+    ranks = {"AA": "rank", "AA_options": "rank_options", "AA_score": "rank_score"}.get(value)
+    name = METRICS.get(value.removesuffix("_options").removesuffix("_score"), value)
+    by = {"options": "options", "score": "each task's own score"}.get(value.rpartition("_")[2], "exact match")
+    subtitle = f"Scored by {by}. " if "%" in name else ""
     subtitle += f"Bars: one standard deviation over {over}." if np.isfinite(spread).any() else "One seed: no spread."
     leads = who_leads(value, name, methods, titles, values, spread, list(table[ranks]) if ranks in table.columns else None)
     figure = canvas(WIDTH, 1.5 + (0.42 if len(table) < 16 else 0.3) * len(table), title or leads, subtitle + marked(methods))

@@ -30,7 +30,7 @@ def save(runs: list, orders, folder: Path, name: str) -> None:
     setups = table.groupby("setup", sort=False)
     for number, (_, rows) in enumerate(setups, 1):
         label = name + (_label(rows.iloc[0], number) if len(setups) > 1 else "")
-        for value, suffix in (("AA", ""), ("AA_options", "-options")):
+        for value, suffix in (("AA", ""), ("AA_options", "-options"), ("AA_score", "-score")):
             if value in rows and rows[value].notna().any():
                 seeds = [each.loc[each["run"] == run, value].tolist() for run in rows["run"]]
                 plots.save(plots.comparison(rows.assign(scores=seeds), value), label + suffix, folder=folder)

@@ -23,7 +23,7 @@ KEYS = [*SETUP, "run", "setup"]
 CARD = ["family", "fidelity", "memory", "task_id", "old_data"]
 COSTS = ["seconds_train", "seconds_evaluate", "peak_memory_mb", "peak_gpu_mb", "state_bytes"]
 YARDSTICK = "seqlora"                               # the method whose paired difference every row shows
-READINGS = ("AA", "AA_options")                     # exact match, the best of the task's labels
+READINGS = ("AA", "AA_options", "AA_score")         # exact match, the best of the task's labels, the task's own score
 
 
 def find_runs(paths) -> list[Run]:
@@ -41,15 +41,16 @@ def find_runs(paths) -> list[Run]:
     return runs
 
 
-def summarise(runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def summarise(runs: list[Run], mean: str = "macro") -> tuple[pd.DataFrame, pd.DataFrame]:
     """(one row a method, setting and setup, in METHODS' order; one row a run). The costs are the columns COSTS of both.
 
     Every score is a mean over the seeds, with its standard deviation in the column `..._sd`. AA_minus_seqlora is the mean
     difference over the seeds that both have, AA_minus_seqlora_half half of its 95 % t-interval. See `_ranks` for `rank`.
+    mean: "macro", AA over tasks, or "micro", over test rows.
     """
     if not runs:
         raise InputError("expected finished runs, found none")
-    found = [_row(run) for run in runs]
+    found = [_row(run, mean) for run in runs]
     setups = list(dict.fromkeys(row["setup"] for row in found))
     found.sort(key=lambda row: (setups.index(row["setup"]), place_of(row["method"]), row["setting"], row["run"], row["seed"]))
     each = pd.DataFrame(found)
@@ -66,7 +67,7 @@ def summarise(runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(rows), each
 
 
-def _row(run: Run) -> dict:
+def _row(run: Run, mean: str = "macro") -> dict:
     """One run: what it is, its metrics, its costs."""
     config, logs = run.config, run.logs
     values = {key: value for key, value in config["method"].items() if key not in ("name", "class")}
@@ -75,7 +76,7 @@ def _row(run: Run) -> dict:
     cost = json.loads(beside.read_text()) if beside.is_file() else {}
     return {"stream": config["stream"]["name"], "order": config["stream"]["order"], "named": config["stream"]["named"],
             "model": Path(config["model"]["name"]).name, "method": run.method, "setting": setting_of(run.method, values),
-            "seed": config["seed"], **run.metrics(), "run": _hash(same),
+            "seed": config["seed"], **run.metrics(*[mean] * (mean != "macro")), "run": _hash(same),
             "setup": _hash({key: value for key, value in same.items() if key != "method"}),
             "seconds_train": sum(log["seconds_train"] for log in logs),
             "seconds_evaluate": sum(log["seconds_evaluate"] for log in logs),
@@ -84,11 +85,13 @@ def _row(run: Run) -> dict:
 
 
 def matrices(runs: list[Run]) -> pd.DataFrame:
-    """R of every run in both readings, a row after each task: columns SETUP, seed, reading ("exact", "labels"), after, tasks."""
+    """R of every run in its readings, a row after each task: columns SETUP, seed, reading ("exact", "labels", and "score" where the
+    tasks' own scores are others), after, tasks."""
     found = []
     for run in runs:
         about = {key: value for key, value in _row(run).items() if key in (*SETUP, "seed")}
-        for reading, R in (("exact", run.matrix), ("labels", run.options)):
+        own = [("score", run.scores)] if run.scored else []
+        for reading, R in (("exact", run.matrix), ("labels", run.options), *own):
             found.append(R.reset_index().assign(**about, reading=reading))
     table = pd.concat(found, ignore_index=True)
     front = [*SETUP, "seed", "reading", "after"]
@@ -175,8 +178,8 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
     def spread(value: str, half: str) -> list[str]:
         return ["" if v != v else f"{v:.1f}" if h != h else f"{v:.1f} ± {h:.1f}" for v, h in zip(table[value], table[half])]
     shown = {"method": table["title"], "seeds": table["seeds"].astype(str)}
-    for name, reading in (("exact", ""), ("labels", "_options")):
-        if f"AA{reading}" in table:
+    for name, reading in (("score", "_score"), ("exact", ""), ("labels", "_options")):
+        if f"AA{reading}" in table and table[f"AA{reading}"].notna().any():
             shown |= {f"AA {name}": spread(f"AA{reading}", f"AA{reading}_sd"),
                       f"BWT {name}": spread(f"BWT{reading}", f"BWT{reading}_sd"),
                       f"AA {name} less seqlora": spread(f"AA{reading}_minus_{YARDSTICK}", f"AA{reading}_minus_{YARDSTICK}_half"),
@@ -207,7 +210,8 @@ def _disparity(seeds: dict[int, dict[str, Run]]) -> dict:
     orders = list(dict.fromkeys(order for runs in seeds.values() for order in runs))
     whole = [runs for runs in seeds.values() if len(runs) == len(orders)]
     row = {"orders": ", ".join(orders), "seeds": len(whole)}
-    for reading, name in (("matrix", ""), ("options", "_options")):
+    own = [("scores", "_score")] if any(run.scored for runs in whole for run in runs.values()) else []
+    for reading, name in (("matrix", ""), ("options", "_options"), *own):
         finals = [{order: getattr(run, reading).iloc[-1].to_dict() for order, run in runs.items()} for runs in whole]
         disparities = [metrics.order_disparity(final) for final in finals]
         found = {"AA": [mean(mean(scores.values()) for scores in final.values()) for final in finals],

@@ -40,6 +40,16 @@ class Run:
     def options(self) -> pd.DataFrame:
         return self._table("matrix-options.csv")
 
+    @property
+    def scores(self) -> pd.DataFrame:
+        """The same by each task's own score (scores.py): Rouge-L where answers are free texts, say; else exact match."""
+        return self._table("matrix-score.csv" if self.scored else "matrix.csv")
+
+    @property
+    def scored(self) -> bool:
+        """Whether a task has a score of its own."""
+        return (self.folder / "matrix-score.csv").exists()
+
     def _table(self, name: str) -> pd.DataFrame:
         file = self.folder / name
         return read_table(file) if file.exists() else table([], self.names)
@@ -58,14 +68,21 @@ class Run:
         """What the method carries to the next task: the bytes of its memory's tensors and of its rows and numbers."""
         return sum((self.folder / f"memory.{kind}").stat().st_size for kind in ("safetensors", "json"))
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, mean: str = "macro") -> dict[str, float]:
         """AA, BWT, forgetting, learning_accuracy, average_incremental_accuracy (and FWT where unseen tasks were scored) of
-        the exact match; the same with `_options` for the best of the labels; general_loss after the last task."""
-        logs = self.logs
-        summary = metrics.summary(self.matrix, logs[0].get("baseline"))
-        if self.options.notna().any(axis=None):
-            both = metrics.summary(self.options, logs[0].get("baseline_options"))
-            summary |= {f"{name}_options": value for name, value in both.items()}
+        the exact match; the same with `_options` for the best of the labels, and with `_score` for the tasks' own scores where
+        these are others; general_loss after the last task. mean: "macro", AA over tasks, or "micro", over test rows."""
+        logs, rows = self.logs, None
+        if mean not in ("macro", "micro"):
+            raise InputError(f"expected mean to be macro or micro, found {mean!r}")
+        if mean == "micro" and (rows := logs[0].get("rows")) is None:
+            raise InputError(f"expected the numbers of test rows in {self.folder}, found none: an older version made this run")
+        summary = metrics.summary(self.matrix, logs[0].get("baseline"), rows)
+        readings = {"_options": self.options, "_score": self._table("matrix-score.csv")}
+        for suffix, table in readings.items():
+            if table.notna().any(axis=None):
+                found = metrics.summary(table, logs[0].get(f"baseline{suffix}"), rows)
+                summary |= {f"{name}{suffix}": value for name, value in found.items()}
         return summary | {"general_loss": float(self.general.iloc[-1])}
 
     def lora(self, i: int, which: str = "result") -> Lora:

@@ -172,7 +172,8 @@ def usable(examples: list[Example], labels: tuple[str, ...], file, places: list[
 
 
 def copies(splits: dict[str, list[Example]]) -> str:
-    """What has to be said about texts that stand in two splits or have two answers in train; "" where there are none."""
+    """What has to be said about texts that stand in two splits or have two answers in train, and about passages (of reading
+    questions) that stand in train and test; "" where there are none."""
     def text(row: Example) -> str:
         return " ".join(row.prompt[slice(*row.body)].split()) if row.body else row.prompt
 
@@ -184,4 +185,13 @@ def copies(splits: dict[str, list[Example]]) -> str:
     for split in ("dev", "test"):
         if count := sum(text(row) in seen for row in splits.get(split, [])):
             said.append(f"{count} of {len(splits[split])} texts of {split} stand in train too")
+    known = {passage for row in seen if (passage := _passage(row))}
+    if count := sum(_passage(text(row)) in known for row in splits.get("test", []) if text(row) not in seen):
+        said.append(f"{count} of {len(splits['test'])} rows of test ask about a passage of train")
     return ", ".join(said)
+
+
+def _passage(text: str) -> str | None:
+    """The passage in "passage: ... question: ..." or the other way round (BoolQA, MultiRC, Quoref)."""
+    found = re.search(r"(?i)\b(?:passage|paragraph): ?(.+?)(?= question: |$)", text, re.S)
+    return found[1].strip() if found else None

@@ -17,13 +17,14 @@ from accelerate import Accelerator
 from . import __version__
 from .adapters import Adapted, installed
 from .errors import InputError
-from .evaluation import evaluate, general_loss
+from .evaluation import Score, evaluate, general_loss
 from .lora import Lora, copied
 from .method import Method, Task
 from .methods import make_method
 from .models import load_model, suggested
 from .probe import Probe
 from .results import Run
+from .scores import score_of
 from .settings import Settings
 from .sources import load_stream
 from .store import Store, save_value, table, write_table
@@ -64,7 +65,7 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
                  if out is None and accelerator.is_main_process else None)
     folder = Path(main(lambda: temporary.name if temporary else out))
     config = config_of(stream, name, method, model, seed, settings, accelerator)
-    with installed(model, targets_of(settings), settings.rank, settings.alpha, settings.dropout) as adapted, \
+    with installed(model, targets_of(settings), settings.rank, settings.alpha, settings.dropout, settings.checkpointing) as adapted, \
             Store(folder, config, resume, main) as store:
         done = store.finished()
         if done:
@@ -96,7 +97,8 @@ def begin(index: int, stream: Stream, adapted: Adapted, tokenizer, seed: int, se
     if settings.unseen and index == 1:
         adapted.wear(task.fresh())                                   # B = 0: the base itself
         before = [_score(adapted, tokenizer, other, settings) for other in stream]
-        log |= {"baseline": [score.exact for score in before], "baseline_options": [score.options for score in before]}
+        log |= {"baseline": [score.exact for score in before], "baseline_options": [score.options for score in before],
+                "baseline_score": [score.score for score in before]}
     return task, log
 
 
@@ -106,30 +108,31 @@ def conclude(stream: Stream, method: Method, task: Task, tuned: Lora, adapted: A
     began, index = time.perf_counter(), task.index
     result = method.finish(tuned, task)
     log["seconds_train"], began = log["seconds_train"] + time.perf_counter() - began, time.perf_counter()
-    exact, options, whole = [], [], index % settings.score_every == 0 or index == len(stream)
+    row, whole = [], index % settings.score_every == 0 or index == len(stream)
     with routed(adapted, method, task) as see:
         for other in stream if settings.unseen else stream[:index]:
-            if not whole and other.name != task.name:
-                exact.append(float("nan"))
-                options.append(float("nan"))
-                continue
-            adapted.wear(method.worn(other.name, result))
-            score = _score(adapted, tokenizer, other, settings, see)
-            exact.append(score.exact)
-            options.append(score.options)
+            if whole or other.name == task.name:
+                adapted.wear(method.worn(other.name, result))
+                row.append(_score(adapted, tokenizer, other, settings, see))
+            else:
+                row.append(Score(*[float("nan")] * 3))
         adapted.wear(result)
         log["general_loss"] = general_loss(adapted.model, tokenizer, stream.general, settings.max_length,
                                            settings.eval_batch_size, see)
     if method.card.routes:                          # what the adapter is worth where nobody runs the router
         log["plain_exact"] = [_score(adapted, tokenizer, other, settings).exact for other in stream[:index]]
+    log["rows"] = [len(getattr(other, settings.evaluate_on)) for other in stream]
     log["seconds_evaluate"] = time.perf_counter() - began
 
     def write(folder: Path) -> None:
         adapted.save(result, folder / "result")
         adapted.save(tuned, folder / "tuned")
         save_value(method.memory, folder / "memory")
-        for name, row in (("matrix.csv", exact), ("matrix-options.csv", options)):
-            write_table(table(store.rows(name) + [row], stream.names), folder / name)
+        tables = {"matrix.csv": [score.exact for score in row], "matrix-options.csv": [score.options for score in row]}
+        if any(score_of(name, settings.scores) != "exact" for name in stream.names):
+            tables["matrix-score.csv"] = [score.score for score in row]
+        for name, scores in tables.items():
+            write_table(table(store.rows(name) + [scores], stream.names), folder / name)
         (folder / "log.json").write_text(json.dumps(_strict(log), indent=1, allow_nan=False))
 
     store.commit_task(index, task.name, write, settings.keep)
@@ -138,7 +141,7 @@ def conclude(stream: Stream, method: Method, task: Task, tuned: Lora, adapted: A
 
 def _score(adapted: Adapted, tokenizer, task, settings: Settings, *see):
     return evaluate(adapted.model, tokenizer, task, settings.evaluate_on, settings.max_length, settings.eval_batch_size,
-                    settings.max_new_tokens, *see)
+                    settings.max_new_tokens, settings.scores, *see)
 
 
 def _strict(value):
@@ -171,7 +174,7 @@ def config_of(stream: Stream, name: str, method: Method, model, seed: int, setti
         "method": {"name": name, "class": type(method).__name__, **values},
         "model": {"name": model.name_or_path, "fingerprint": fingerprint(model)},
         "seed": seed,
-        "settings": dataclasses.asdict(settings),
+        "settings": settings.record(),
         "effective_batch": settings.batch_size * settings.accumulation * accelerator.num_processes,
         "device": str(accelerator.device),
         "versions": {"python": platform.python_version(), "mbf-utils": __version__,      # which need not be installed

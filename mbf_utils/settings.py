@@ -1,10 +1,12 @@
 """How every task of a run is trained and scored."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from .errors import InputError
+from .scores import score_of
 
+LATER = ("scores", "checkpointing")                 # came later: a run's config has them only where they differ
 
 @dataclass(frozen=True)
 class Settings:
@@ -26,10 +28,12 @@ class Settings:
     max_length: int = 1024                          # tokens of prompt and answer
     max_new_tokens: int = 50                        # for answers that are free text
     eval_batch_size: int = 50
+    scores: str = "field"                           # which score each task has: see scores.py
     evaluate_on: str = "test"                       # or "dev": choose settings there, never on test
     score_every: int = 1                            # score all tasks so far after every so many, after the others the newest alone
     unseen: bool = False                            # also score tasks that are still to come (for FWT)
     keep: str = "all"                               # or "last": adapters of earlier tasks are deleted
+    checkpointing: bool = False                     # recompute activations in the backward pass: less memory, about a third slower
     checkpoint_minutes: float = 10.0                # between checkpoints inside a task
 
     def __post_init__(self):
@@ -40,9 +44,15 @@ class Settings:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"expected {name} above 0, found {getattr(self, name)!r}")
+        score_of("", self.scores)
         for name, choices in (("schedule", ("constant", "linear")), ("evaluate_on", ("test", "dev")), ("keep", ("all", "last"))):
             if getattr(self, name) not in choices:
                 raise InputError(f"expected {name} to be {' or '.join(choices)}, found {getattr(self, name)!r}")
+
+    def record(self) -> dict:
+        """The settings as a run's config.json has them."""
+        return {field.name: getattr(self, field.name) for field in fields(self)
+                if field.name not in LATER or getattr(self, field.name) != field.default}
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of step 0 .. steps - 1, as a share of lr."""

@@ -2,6 +2,7 @@
 
     config.json                         every setting, seed and version
     matrix.csv, matrix-options.csv      scores in percent, row i after task i
+    matrix-score.csv                    the same by each task's own score, where that is not exact match everywhere
     memory.safetensors, memory.json     what the method remembers
     tasks/03-yelp/{result,tuned}/       standard PEFT adapters: the model after task 3, and what was trained
     tasks/03-yelp/log.json              losses and times
@@ -29,7 +30,8 @@ from safetensors.torch import load_file, save_file
 from .errors import InputError
 from .lora import Pair
 
-RAISED = ("memory.safetensors", "memory.json", "matrix.csv", "matrix-options.csv")     # move up when a task is committed
+# what moves up when a task is committed
+RAISED = ("memory.safetensors", "memory.json", "matrix.csv", "matrix-options.csv", "matrix-score.csv")
 BEGUN = {".lock", ".config.json.tmp"}               # all that a run killed at its very beginning can leave
 
 
@@ -198,7 +200,7 @@ class Store:
         return load_value(self.folder / "memory", device)
 
     def rows(self, name: str) -> list[list[float]]:
-        """The rows of matrix.csv or matrix-options.csv so far."""
+        """The rows of one of the matrices so far."""
         file = self.folder / name
         return read_table(file).values.tolist() if file.exists() else []
 

@@ -52,9 +52,42 @@ def normalise(answer: str) -> str:
     return " ".join(answer.lower().translate(_DELETE).split())
 
 
-def token_ids(tokenizer, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text, without special tokens; what is too long is cut later, so no warning."""
-    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+def token_ids(tokenizer, texts: list[str], literal: bool = False) -> list[list[int]]:
+    """Token ids of each text, without special tokens; what is too long is cut later, so no warning. literal: a special token's
+    name in a text ("</s>") is text."""
+    some = {"split_special_tokens": True} if literal else {}
+    return tokenizer(texts, add_special_tokens=False, verbose=False, **some)["input_ids"] if texts else []
+
+
+def answer_ids(tokenizer, texts: list[str], literal: bool = True) -> list[list[int]]:
+    """Token ids of texts that follow another text. Llama 2's tokenizer begins every text with a blank of its own, which does not
+    belong between a prompt and its answer: such a tokenizer reads them behind a mark, which is taken off again."""
+    alone = token_ids(tokenizer, texts, literal)
+    mark, blank, both = token_ids(tokenizer, [":", " a", ": a"])
+    if mark + blank == both:
+        return alone
+    behind = token_ids(tokenizer, [f":{text}" for text in texts], literal)
+    return [ids[len(mark):] if ids[:len(mark)] == mark else own for ids, own in zip(behind, alone)]
+
+
+def _prompt_ids(tokenizer, examples: list[Example]) -> list[list[int]]:
+    """Token ids of each prompt. What stands in its body is text, whatever it says: a review that quotes "</s>" does not end there.
+    Outside (in a chat template, or in a prompt without a body) a special token's name is the token."""
+    found = token_ids(tokenizer, [example.prompt for example in examples])
+    names = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+
+    def holds(text: str) -> bool:
+        return any(name in text for name in names)
+
+    for i, example in enumerate(examples):
+        start, end = example.body or (0, 0)
+        before, body, after = example.prompt[:start], example.prompt[start:end], example.prompt[end:]
+        if holds(body) and not holds(before) and not holds(after):
+            found[i], = token_ids(tokenizer, [example.prompt], literal=True)
+        elif holds(body):
+            head, = token_ids(tokenizer, [before])
+            found[i] = head + answer_ids(tokenizer, [body])[0] + answer_ids(tokenizer, [after], literal=False)[0]
+    return found
 
 
 def answer_text(example: Example, answer: str) -> str:
@@ -97,8 +130,8 @@ def encode(tokenizer, examples: list[Example], max_length: int) -> list[Encoded]
     long (or there is no body to cut) an InputError says so.
     """
     bos = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    answers = token_ids(tokenizer, [answer_text(example, example.answers[0]) for example in examples])
-    prompts = token_ids(tokenizer, [example.prompt for example in examples])
+    answers = answer_ids(tokenizer, [answer_text(example, example.answers[0]) for example in examples])
+    prompts = _prompt_ids(tokenizer, examples)
     rows = []
     for example, prompt, answer in zip(examples, prompts, answers):
         answer = answer + [tokenizer.eos_token_id]
@@ -121,7 +154,7 @@ def _shortened(tokenizer, example: Example, prompt: list[int], room: int) -> lis
         excess = (len(prompt) - room) / len(prompt)
         cut = max(start, cut - max(1, int(excess * len(text))))
         text = example.prompt[:cut] + example.prompt[end:]
-        prompt = token_ids(tokenizer, [text])[0]
+        prompt = _prompt_ids(tokenizer, [replace(example, prompt=text, body=(start, cut))])[0]
     return prompt
 
 

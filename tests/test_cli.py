@@ -110,6 +110,7 @@ def test_methods_are_chosen_by_name_with_settings_by_family_or_all():
     (["run", "world-5", "--model", "./nowhere"], "nowhere"),
     (["run", "world-5", "--limit", "0"], "limit"),
     (["run", "world-5", "--lr", "0"], "lr"),
+    (["run", "world-5", "--scores", "bleu"], "rouge_l"),
     (["run", "world-5", "--targets", "c_attn"], "q_proj"),
     (["run", "world-5", "--method", "olora", "--set", "lambda=1"], "lambda1"),
     (["run", "world-5", "--set", "qr"], "FIELD=VALUE"),

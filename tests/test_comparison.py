@@ -189,6 +189,7 @@ def test_a_base_is_loaded_once_for_all_cells_of_a_process(stream, monkeypatch, t
 
 class Fake:
     """A finished run of given scores."""
+    scored = False
 
     def __init__(self, folder, method, seed, exact, options=50.0, order="1", fields=None, finals=(1.0, 2.0), settings=None):
         self.folder, self.method, self.names = folder / "none", method, ["x", "y"]

@@ -156,7 +156,8 @@ def test_free_answers_are_generated_greedily_and_compared_after_normalisation(mo
     shouted = [Example(e.prompt, ("never", f"  {normalise(text).upper()}! ")) if i % 4 else Example(e.prompt, (text + " x",))
                for i, (e, text) in enumerate(zip(examples, texts))]
     score = evaluate(model, tokenizer, TaskData("x", [], [], shouted), batch_size=batch_size, max_new_tokens=3)
-    assert score.exact == 75 and math.isnan(score.options)
+    said = [i % 4 > 0 and text != "" for i, text in enumerate(texts)]               # who says nothing is never right
+    assert score.exact == pytest.approx(100 * sum(said) / 20) and 40 < score.exact < 75 and math.isnan(score.options)
     assert normalise("  Sci/Tech,\tNEWS. ") == "scitech news"
 
 

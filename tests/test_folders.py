@@ -42,9 +42,10 @@ def write(root, place, files):
 
 @pytest.fixture(autouse=True)
 def no_silent_warnings():
-    """A warning that a test does not expect is an error."""
+    """A warning that a test does not expect is an error, but for that of rows in two splits: most toys here share them."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".* texts of (train|dev|test) |.* of test ask about|.* no row of train has")
         yield
 
 
@@ -171,6 +172,13 @@ def test_labels_of_sapts_long_benchmark_are_its_outputs(tmp_path):
     assert read_folder(tmp_path)[0].labels == ("no", "yes") == read_folder(tmp_path, limit=1)[0].labels
 
 
+def test_outputs_that_scoring_cannot_tell_apart_are_said(tmp_path):
+    rows = [{"input": f"x {i}", "output": ["Sci/Tech", "SciTech", "World"][i % 3]} for i in range(9)]
+    sapt(tmp_path, "agnews", instances=rows)
+    with pytest.warns(UserWarning, match="agnews/train.json: exact match cannot tell 'Sci/Tech' and 'SciTech' apart"):
+        assert read_folder(tmp_path)[0].labels == ("Sci/Tech", "SciTech", "World")
+
+
 @pytest.mark.parametrize("task, labels", [
     ("task363_sst2_polarity_classification", ("POS", "NEG")), ("task1687_sentiment140_classification", ("positive", "negative")),
     ("task875_emotion_classification", ("joy", "love", "anger", "fear", "surprise", "sadness")),
@@ -187,7 +195,7 @@ def test_an_unknown_label_is_dropped_and_said(tmp_path):
     with pytest.warns(UserWarning) as caught:
         task = read_folder(tmp_path)[0]
     assert [row.answers for row in task.test] == [("Good",), ("Bad",)] and len(task.train) == 20
-    message, = map(str, (warning.message for warning in caught))
+    message, _ = map(str, (warning.message for warning in caught))
     assert re.search(r"SC/yelp/test.json: dropped 3 of 5 rows: .*Good, Bad.* found \['-'\] in row 3", message)
 
 
@@ -213,8 +221,40 @@ def test_dev_like_test_is_said_once(tmp_path):
         olora(tmp_path, place, test=ROWS[:6], dev=ROWS[:6] if place != "TC/agnews" else ROWS[:5])
     with pytest.warns(UserWarning) as caught:
         stream = read_folder(tmp_path, limit=2)
+    message, others = map(str, (warning.message for warning in caught))
+    assert "stand in train too" in others and "amazon, yelp" in message and "agnews" not in message and len(stream["yelp"].dev) == 2
+
+
+def test_texts_and_passages_in_two_splits_are_said_once_and_those_apart_are_not(tmp_path):
+    """As BoolQA's 353 and Quoref's 25 rows of test whose passage is in train; MultiRC has its passage first."""
+    boolqa = lambda *numbers: [{"label": "True", "sentence": f"question: is it {a}\npassage: Passage {b} -- It is."}
+                               for a, b in numbers]
+    multirc = lambda *numbers: [{"label": "True", "sentence": f"paragraph: Of {b}. \nquestion: Who is {a}?\ncandidate answer: he"}
+                                for a, b in numbers]
+    for name, rows in (("BoolQA", boolqa), ("MultiRC", multirc)):
+        test = rows((4, 1), (5, 2), (6, 6), (3, 3))
+        olora(tmp_path, f"{name}/{name}", ["True"], rows((1, 1), (2, 2), (3, 3)), test, rows((7, 7)))
+    olora(tmp_path, "SC/yelp", LABELS, ROWS[:9], ROWS[9:15], ROWS[15:] + ROWS[:2])
+    olora(tmp_path, "TC/agnews", LABELS, [*ROWS[:4], ROWS[0] | {"label": "Bad"}], ROWS[9:15], ROWS[15:])
+    with pytest.warns(UserWarning) as caught:
+        read_folder(tmp_path)
     message, = map(str, (warning.message for warning in caught))
-    assert "amazon, yelp" in message and "agnews" not in message and len(stream["yelp"].dev) == 2
+    expected = "1 of 4 texts of test stand in train too, 2 of 4 rows of test ask about a passage of train"
+    assert f"BoolQA: {expected}; MultiRC: {expected}; yelp: 2 of 7 texts of dev stand in train too." in message
+    assert "agnews: 1 texts of train have different answers" in message
+
+
+def test_a_label_that_training_never_sees_is_said(tmp_path):
+    olora(tmp_path, labels=["Good", "Bad", "Odd"], test=[{"label": "Odd", "sentence": "x"}])
+    with pytest.warns(UserWarning, match="yelp: no row of train has the label Odd"):
+        assert len(read_folder(tmp_path)[0].test) == 1
+
+
+def test_real_rows_share_nothing_between_splits(real_rows):
+    for folder in ("cl_benchmark", "superni"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            read_folder(real_rows / folder, "4" if folder == "cl_benchmark" else "O1")
 
 
 def test_missing_dev_is_held_out_of_train(tmp_path):

@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny import WORDS, character_tokenizer, tiny_llama, word_tokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers
 from toy import toy_model
+from transformers import PreTrainedTokenizerFast
 
 from mbf_utils.errors import InputError
 from mbf_utils.streams import Example, Stream, TaskData
-from mbf_utils.text import IGNORE, Encoded, answer_text, collate, encode, in_chat, normalise, token_ids
+from mbf_utils.text import IGNORE, Encoded, answer_ids, answer_text, collate, encode, in_chat, normalise, token_ids
 
 TOKENIZERS = {"words": word_tokenizer, "characters": character_tokenizer}
 
@@ -195,3 +197,88 @@ def test_without_a_chat_template_or_with_one_that_loses_the_prompt_there_is_no_c
     tokenizer.chat_template = "hello"
     with pytest.raises(InputError, match="found 'hello'"):
         in_chat(stream, tokenizer)
+
+
+# ---- special tokens in the data's own text
+def quoting(quote: str) -> Example:
+    return Example(f"alpha : one {quote} two ? good", ("bad",), (8, len(f"alpha : one {quote} two")))
+
+
+@pytest.mark.parametrize("quote", ["</s>", "<s>", "<pad>"])
+def test_a_text_that_quotes_a_special_token_does_not_hold_it(quote):
+    tokenizer = word_tokenizer()
+    special = tokenizer.convert_tokens_to_ids(quote)
+    assert special in token_ids(tokenizer, [quoting(quote).prompt])[0]              # as a tokenizer alone reads it
+    (row,) = encode(tokenizer, [quoting(quote)], 100)
+    assert special not in row.prompt[1:] and row.prompt[0] == tokenizer.bos_token_id
+    words = token_ids(tokenizer, ["alpha : one", "two ? good"])
+    assert row.prompt[1:4] == words[0] and row.prompt[-3:] == words[1]              # the rest is read as ever
+    (again,) = encode(tokenizer, [quoting("three")], 100)
+    assert again.prompt[1:] == token_ids(tokenizer, [quoting("three").prompt])[0]   # nothing stays switched
+
+
+def test_an_answer_that_quotes_a_special_token_ends_once():
+    tokenizer = word_tokenizer()
+    (row,) = encode(tokenizer, [Example("alpha :", ("good </s> bad",))], 100)
+    assert row.answer.count(tokenizer.eos_token_id) == 1 == row.answer.index(tokenizer.eos_token_id) / (len(row.answer) - 1)
+
+
+def test_in_a_chat_template_the_templates_tokens_stay_and_the_texts_are_text():
+    tokenizer = word_tokenizer()
+    prompt = "<s> alpha : one </s> two </s> beta"
+    (row,) = encode(tokenizer, [Example(prompt, ("good",), (12, 24))], 100)
+    assert prompt[12:24] == "one </s> two" and row.prompt.count(tokenizer.eos_token_id) == 1 == row.prompt[1:].count(tokenizer.bos_token_id)
+    assert row.prompt[-2:] == [tokenizer.eos_token_id, *token_ids(tokenizer, ["beta"])[0]]
+
+
+def test_outside_the_body_a_special_token_is_one():
+    """As a chat template writes it, and as one may write it oneself into a prompt without a body."""
+    tokenizer = word_tokenizer()
+    for body in ((9, 14), None):
+        (row,) = encode(tokenizer, [Example("<s> one : three </s> two", ("bad",), body)], 100)
+        assert row.prompt.count(tokenizer.eos_token_id) == 1 and row.prompt[1] == tokenizer.bos_token_id
+
+
+@pytest.mark.parametrize("room", [12, 20, 40])
+def test_a_long_text_that_quotes_special_tokens_is_cut_as_any_other(room):
+    tokenizer = word_tokenizer()
+    text = "one </s> " * 40
+    (row,) = encode(tokenizer, [Example(f"alpha : {text}? beta", ("good",), (8, 8 + len(text)))], room)
+    assert len(row.prompt + row.answer) <= room and tokenizer.eos_token_id not in row.prompt
+    assert row.prompt[1:3] == token_ids(tokenizer, ["alpha :"])[0] and row.prompt[-1:] == token_ids(tokenizer, ["beta"])[0]
+
+
+# ---- tokenizers that begin every text with a blank of their own
+def llama_2_tokenizer():
+    """As Llama 2's: a blank before every text, blanks as tokens' first characters, none of it cut into words before."""
+    words = ["\u2581", ":", "\u2581alpha", "\u2581:", "\u2581good", "good", "\u2581green", "\u2581red", "red", "\u2581a", "a", "\n"]
+    raw = Tokenizer(models.Unigram([("<unk>", -9.0), *((word, -1.0) for word in words)], unk_id=0))
+    raw.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    raw.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize("prompt, answers", [("alpha :", ("good", "red", "red green")), ("alpha :\n", ("good", "red"))])
+def test_between_prompt_and_answer_stands_one_blank_or_none(prompt, answers):
+    """The row is what the whole text is for the tokenizer; each part alone would begin with a blank more."""
+    tokenizer = llama_2_tokenizer()
+    for answer in answers:
+        example = Example(prompt, (answer,))
+        (row,) = encode(tokenizer, [example], 50)
+        whole = token_ids(tokenizer, [prompt + answer_text(example, answer)])[0]
+        assert row.prompt + row.answer == [tokenizer.bos_token_id, *whole, tokenizer.eos_token_id]
+        assert row.answer[:-1] != token_ids(tokenizer, [answer_text(example, answer)])[0]
+
+
+def test_a_text_that_quotes_a_special_token_gets_no_blanks_of_the_tokenizers_own():
+    tokenizer = llama_2_tokenizer()
+    text = "alpha : good </s> red : red"
+    (row,) = encode(tokenizer, [Example(text, ("good",), (8, 22))], 50)
+    assert tokenizer.eos_token_id not in row.prompt
+    assert row.prompt[1:] == token_ids(tokenizer, [text], literal=True)[0]
+
+
+def test_other_tokenizers_read_an_answer_as_it_stands():
+    for make in TOKENIZERS.values():
+        texts = [" good", "good", " red green", ""]
+        assert answer_ids(make(), texts) == token_ids(make(), texts)

@@ -6,16 +6,17 @@
 # %% [markdown]
 # # Real models: the same lines with Llama or Qwen
 #
-# Everything so far ran on a model of 0.2 million parameters. The same commands take a Llama or a Qwen of the Hugging Face Hub and a
-# benchmark's folder. Here they run on a local checkpoint on the CPU; the cells marked *GPU only* are for a card.
+# Everything so far ran on a model of 0.2 million parameters. The same commands take a Llama or a Qwen of the Hugging Face Hub and
+# a benchmark. In a GPU session the cells below load a small open model; without a card or without network they take a local
+# checkpoint, and go on with the same lines. The cells marked *GPU only* are for a card alone.
 #
 # | device | machine minutes | your minutes |
 # |---|---:|---:|
 # | laptop, CPU (without the GPU cells) | 1 | 30 |
 # | Colab, T4 (with them) | not measured | 30 |
 #
-# **You will be able to** tell what a 7-billion model needs in memory, load a checkpoint, choose where LoRA sits, run with the paper's
-# settings, go on after an interruption, and hand out the result as a plain PEFT adapter or as whole weights.
+# **You will be able to** tell what a 7-billion model needs in memory, load a checkpoint, choose where LoRA sits, run with the
+# paper's settings, go on after an interruption, and hand out the result as a plain PEFT adapter or as whole weights.
 
 # %%
 import mbf_utils as mbf
@@ -28,6 +29,7 @@ FAST = mbf.lessons.setup(cpu_minutes=1)
 # Shapes alone tell it; no weights are loaded (`meta` tensors have none). Sizes of Llama-2-7B:
 
 # %%
+import pandas as pd
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -46,21 +48,33 @@ pair = sum(8 * (site.in_features + site.out_features) for site in sites)
 print(f"{len(sites)} modules, {pair / 1e6:.2f} million numbers: {pair * 4 / 1e6:.0f} MB a pair")
 
 # %% [markdown]
-# **Predict**: what does SLAO carry from task to task, and how does it grow with the number of tasks?
-#
-# It carries $A$ (of the last pair, which is also the merged one), the last $B$ and the merged $B$: one pair and a half, after 2 tasks as after
-# 200. A method that stacks carries a pair for every task.
+# Training adds, for every number of the pair, its gradient and AdamW's two averages, and the layers' inputs, which
+# `checkpointing=True` keeps alone (without it a layer's inner activations come on top). For 8 rows of 1024 tokens at once, in GB
+# (a T4 has 16, an L4 24, an A100 40 or 80); arithmetic from shapes, *not measured*:
 
 # %%
-import pandas as pd
+tokens, GB = 8 * 1024, 1e9
+inputs, state = config.num_hidden_layers * tokens * config.hidden_size * 2 / GB, pair * 16 / GB
+parts = {"pair, gradient, AdamW": state, "layers' inputs": inputs}
+memory = pd.DataFrame({f"{bits} bits": {"base": parameters * bits / 8 / GB, **parts} for bits in (16, 8, 4)}).T
+fits = ["A100" if gb > 22 else "L4, A100" if gb > 14 else "T4, L4, A100" for gb in memory.sum(axis=1)]
+memory.assign(whole=memory.sum(axis=1), fits=fits).round(2)
 
+# %% [markdown]
+# **Predict**: what does SLAO carry from task to task, and how does it grow with the number of tasks?
+#
+# It carries $A$ (of the last pair, which is also the merged one), the last $B$ and the merged $B$: one pair and a half, after 2
+# tasks as after 200. A method that stacks carries a pair for every task.
+
+# %%
 tasks = [2, 15, 100]
 pd.DataFrame({"SLAO (MB)": [1.5 * pair * 4 / 1e6] * 3, "a stack (MB)": [t * pair * 4 / 1e6 for t in tasks]}, index=tasks).round(0)
 
 # %% [markdown]
 # ## How is a checkpoint loaded?
 #
-# A folder or a name on the Hub. We save the little base as a checkpoint of our own, as `save_pretrained` writes it, and load it from there.
+# A folder or a name on the Hub. Qwen2.5-0.5B-Instruct has half a billion parameters and an open licence, and needs no log-in.
+# Where that is not to be had we take the little base, saved as a checkpoint of our own as `save_pretrained` writes it.
 
 # %%
 import tempfile
@@ -69,8 +83,28 @@ from pathlib import Path
 folder = Path(tempfile.mkdtemp())
 for part in mbf.load_model("tiny"):
     part.save_pretrained(folder / "checkpoint")
-model, tokenizer = mbf.load_model(folder / "checkpoint")
-print(type(model).__name__, model.dtype, model.device, sorted(path.name for path in (folder / "checkpoint").iterdir()))
+
+# %%
+name = "Qwen/Qwen2.5-0.5B-Instruct" if torch.cuda.is_available() else folder / "checkpoint"
+try:
+    model, tokenizer = mbf.load_model(name)
+except mbf.InputError as reason:                                    # no network
+    print(reason)
+    model, tokenizer = mbf.load_model(folder / "checkpoint")
+large = model.num_parameters() > 1e8
+print(f"{type(model).__name__}, {model.num_parameters() / 1e6:.1f} million parameters, {model.dtype}, {model.device}")
+
+# %% [markdown]
+# Two tasks: DBpedia and AG News from the Hub, put into the model's chat template; for the little base the same two of the offline
+# world.
+
+# %%
+rows, order = 100 if FAST else 400, ["dbpedia", "agnews"]
+if large:
+    stream = mbf.load_stream("standard", order=order, limit=rows, prompts="chat")
+else:
+    stream = mbf.load_stream("world-5", order=order, limit=rows)
+print(stream.names, stream[0].train[0].prompt[:80], stream[0].train[0].answers)
 
 # %% [markdown]
 # ## Where does LoRA sit?
@@ -78,41 +112,45 @@ print(type(model).__name__, model.dtype, model.device, sorted(path.name for path
 # `targets` names modules. A name that the model does not have is refused with those that it has:
 
 # %%
-stream = mbf.load_stream("world-5", limit=100 if FAST else 400)
 try:
     mbf.run_stream(stream[:1], model=(model, tokenizer), targets=("query_key_value",))
 except mbf.InputError as error:
     print(error)
 
 # %% [markdown]
-# ## What are the paper's settings?
+# ## What are the papers' settings?
 #
-# The defaults for a model that brings none of its own: rank 8 on `q_proj` and `v_proj`, learning rate 5e-5, 5 epochs, batches of 2 x 4; $\alpha$ and the
-# dropout are not in the paper and follow its replication.
+# Presets, each with its source and with what the source leaves open. `mbf run superni --preset slao-superni` takes one on the
+# command line.
 
 # %%
-pd.Series(vars(mbf.settings.Settings()), name="default").to_frame()
+preset = mbf.presets.PRESETS["slao-superni"]
+print(f"{preset.source}\nleft open: {preset.left_open}")
+some = ["rank", "alpha", "lr", "epochs", "accumulation"]
+pd.DataFrame({name: found.settings for name, found in mbf.presets.PRESETS.items()}).T[some]
 
 # %% [markdown]
-# They are made for billions of parameters; a little model wants fewer and larger steps. So here other steps, and LoRA where the paper
-# has it. Two tasks, `walk_stream` learns one at each `next`.
+# They are made for large models; a little one wants fewer and larger steps. LoRA sits where the paper has it in both.
+# `walk_stream` learns one task at each `next`.
 
 # %%
-settings = dict(targets=("q_proj", "v_proj"), rank=8, alpha=16, dropout=0.0, lr=2e-2, epochs=2, batch_size=16, accumulation=2)
-walk = mbf.walk_stream(stream[:2], "slao", (model, tokenizer), out=folder / "run", **settings)
+settings = mbf.presets.settings("slao-standard") | dict(batch_size=8, accumulation=1)           # the same windows in fewer passes
+if not large:
+    settings |= dict(alpha=16, dropout=0.0, lr=2e-2, epochs=2, batch_size=16, accumulation=2)
+walk = mbf.walk_stream(stream, "slao", (model, tokenizer), out=folder / "run", **settings)
 run = next(walk)
 run.matrix
 
 # %% [markdown]
 # ## What if the session ends here?
 #
-# The walk is thrown away after the first task. The same call finds its folder and goes on with the second; a task's result is written
-# whole or not at all.
+# The walk is thrown away after the first task. The same call finds its folder and goes on with the second; a task's result is
+# written whole or not at all.
 
 # %%
 del walk
-run = mbf.run_stream(stream[:2], "slao", (model, tokenizer), out=folder / "run", **settings)
-run.matrix
+run = mbf.run_stream(stream, "slao", (model, tokenizer), out=folder / "run", **settings)
+mbf.plots.matrix_heatmap(run.matrix)
 
 # %% [markdown]
 # ## Who can use the result?
@@ -121,24 +159,81 @@ run.matrix
 
 # %%
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-base = AutoModelForCausalLM.from_pretrained(folder / "checkpoint")
+base = AutoModelForCausalLM.from_pretrained(model.name_or_path, dtype=model.dtype).to(model.device)
 whole = PeftModel.from_pretrained(base, run.adapter(2)).merge_and_unload()
-mbf.evaluation.evaluate(whole, tokenizer, stream[1])
+example = mbf.text.in_chat(stream, tokenizer)[1].test[0] if stream.chat else stream[1].test[0]
+print(example.prompt, "->", example.answers)
 
 # %% [markdown]
-# `exact` of the second task: the same number as in the matrix above, from plain PEFT and folded weights.
-#
-# ## GPU only: a Llama on the benchmark
-#
-# The folder is O-LoRA's `CL_Benchmark`; order 1 has four tasks. 4 bits for a small card: the base is read, never written, so merging does not
-# touch it. These cells are skipped when the notebook is built; no number of them is claimed here.
+# The folded model writes, with nothing but transformers:
+
+# %%
+def say(model, tokenizer, prompt):
+    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=not stream.chat).to(model.device)
+    written = model.generate(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"], max_new_tokens=12, do_sample=False)
+    return tokenizer.decode(written[0, ids["input_ids"].shape[1]:], skip_special_tokens=True).strip()
+
+say(whole, tokenizer, example.prompt)
+
+# %% [markdown]
+# Saved as whole weights, it comes back as any checkpoint does; the adapter alone is a few kilobytes to megabytes and needs its
+# base. The largest difference between the two in the logits is rounding:
+
+# %%
+whole.save_pretrained(folder / "whole")
+tokenizer.save_pretrained(folder / "whole")
+again = AutoModelForCausalLM.from_pretrained(folder / "whole", dtype=model.dtype).to(model.device)
+worn = PeftModel.from_pretrained(base.from_pretrained(model.name_or_path, dtype=model.dtype).to(model.device), run.adapter(2))
+ids = tokenizer(example.prompt, return_tensors="pt").to(model.device)["input_ids"]
+with torch.no_grad():
+    print(say(again, tokenizer, example.prompt), (again(input_ids=ids).logits - worn(input_ids=ids).logits).abs().max().item())
+
+# %% [markdown]
+# And it scores as the run did:
+
+# %%
+tasks = mbf.text.in_chat(stream, tokenizer) if stream.chat else stream
+score = mbf.evaluation.evaluate(again, tokenizer, tasks[1])
+pd.Series({"folded": score.exact, "in the run": run.matrix.iloc[1, 1]}, name="exact match")
+
+# %% [markdown]
+# To share it, log in and push; this cell is yours to run, with a name of your own:
 
 # %% tags=["skip-execution"]
-model = mbf.load_model("meta-llama/Llama-2-7b-chat-hf", quantize=4)
-stream = mbf.load_stream("CL_Benchmark", order=1)
-run = mbf.run_stream(stream, "slao", model, out="runs/llama-order-1", batch_size=1, accumulation=8, lr=1e-4, epochs=1)
+worn.push_to_hub("YOUR-NAME/my-slao-adapter")            # the adapter; whole.push_to_hub(...) pushes the weights
+
+# %% [markdown]
+# ## GPU only: a Llama on the benchmark
+#
+# 4 bits for a small card: the base is read, never written, so merging does not touch it. These cells are skipped when the
+# notebook is built; no number of them is claimed here.
+
+# %% tags=["skip-execution"]
+model = mbf.load_model("meta-llama/Llama-2-7b-chat-hf", quantize=4)             # asks for Meta's licence and a log-in
+settings = mbf.presets.settings("slao-standard") | dict(checkpointing=True)
+run = mbf.run_stream("standard:1", "slao", model, out="runs/llama-order-1", **settings)
+
+# %% [markdown]
+# What would the paper's table take? `mbf reproduce` lists its cells with an estimate of GPU hours each, runs those you name,
+# resumably, and sets the result beside the paper's value and an independent replication's. The estimate scales the replication's
+# one measured run by rows:
+
+# %%
+hours = mbf.reproduce.listed()
+hours[hours["cell"].str.contains("/slao") & hours["cell"].str.startswith(("main", "orders"))].round(1)
+
+# %% [markdown]
+# And the two tasks above? By the same rule, and the peak speeds that NVIDIA states for half precision (T4 65, L4 121, A100 312
+# teraflops). A small model does not reach them, so these minutes are a lower bound, *not measured*:
+
+# %%
+work = sum(3 * len(task.train) for task in stream) + len(stream[0].test) * 2 + len(stream[1].test)          # in scored rows
+share = work / mbf.reproduce.work("superni", "O1", "slao") * mbf.reproduce.HOURS["Llama-2-7B-chat"] * 60
+speeds = {"T4": 65, "L4": 121, "A100": 312}
+pd.DataFrame({size: {card: share * billions / 6.74 * 312 / speed for card, speed in speeds.items()}
+              for size, billions in {"0.5 billion": 0.49, "7 billion": 6.74}.items()}).round(1).rename_axis("minutes")
 
 # %% [markdown]
 # ## Exercise 1: how large is the state of a 13-billion model?
@@ -167,7 +262,8 @@ mbf.lessons.check(steps, [1000, 500], "rows x epochs / (batch x accumulation x c
 # ## Summary
 #
 # - The state that SLAO carries is small and does not grow; the base is the cost.
-# - A run goes on where it stopped, and what it gives is a plain PEFT adapter.
+# - A run goes on where it stopped, and what it gives is a plain PEFT adapter, or whole weights.
+# - The papers' settings have names; so have the cells of the paper's tables, with what each would cost.
 # - What a small model shows is the machinery, not the level of a large one.
 #
 # Next: [12_results](12_results.ipynb) has every number that was measured.
