@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .errors import InputError
+from .guards import undisturbed
 from .lora import Lora, Pair, Site
 
 LIVE, PAST = "default", "past"                      # PEFT's names of the two adapters
@@ -142,18 +143,21 @@ def _check_targets(model: nn.Module, targets) -> None:
 @contextmanager
 def installed(model: nn.Module, targets, rank: int, alpha: float, dropout: float = 0.0):
     """LoRA on `model` while open; afterwards the model is as it was."""
-    training = model.training
+    training, adapted = model.training, None
     state = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    adapted = Adapted(model, targets, rank, alpha, dropout)
     try:
+        with undisturbed():                         # Ctrl-C in the middle would leave a model half wrapped
+            adapted = Adapted(model, targets, rank, alpha, dropout)
         yield adapted
     finally:
-        adapted.model.unload()
-        if hasattr(model, "peft_config"):
-            del model.peft_config
-        model.train(training)
-        for parameter, requires_grad in state:
-            parameter.requires_grad_(requires_grad)
+        with undisturbed():
+            if adapted:
+                adapted.model.unload()
+            if adapted and hasattr(model, "peft_config"):
+                del model.peft_config
+            model.train(training)
+            for parameter, requires_grad in state:
+                parameter.requires_grad_(requires_grad)
 
 
 def save_adapter(lora: Lora, folder: str | Path, scaling: float | dict[str, float], target_modules: list[str] | str,

@@ -1,7 +1,6 @@
 """A run as its folder tells it: scores, logs, adapters. Nothing here trains, so reading tables loads neither PEFT nor transformers."""
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +8,7 @@ import pandas as pd
 from . import metrics
 from .errors import InputError
 from .lora import Lora
-from .store import read_config, read_table, table, task_folders
+from .store import read_config, read_json, read_table, table, task_folders
 
 
 class Run:
@@ -22,6 +21,7 @@ class Run:
     def __init__(self, folder: str | Path, keep=None):
         self.folder = Path(folder)
         self.config = read_config(self.folder)
+        _check(self.config, self.folder)
         self._keep = keep                           # a temporary folder lives as long as its runs
 
     @property
@@ -47,7 +47,7 @@ class Run:
     @property
     def logs(self) -> list[dict]:
         """For each finished task: losses, seconds of training and evaluation, general_loss."""
-        return [json.loads((folder / "log.json").read_text()) for folder in task_folders(self.folder)]
+        return [read_json(folder / "log.json") for folder in task_folders(self.folder)]
 
     @property
     def general(self) -> pd.Series:
@@ -84,3 +84,13 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.method} on {self.config['stream']['name']}, {len(self.logs)} of {len(self.names)} tasks, {self.folder})"
+
+
+def _check(config: dict, folder: Path) -> None:
+    """That it is a run's, also where somebody has edited it."""
+    stream, method = config.get("stream"), config.get("method")
+    tasks = stream.get("tasks") if isinstance(stream, dict) else None
+    if not (isinstance(tasks, list) and tasks and all(isinstance(name, str) for name in tasks)
+            and isinstance(method, dict) and isinstance(method.get("name"), str)):
+        raise InputError(f"expected the configuration of a run in {folder}/config.json, found one without a stream's tasks or a "
+                         "method's name: it is no run of this kit")
