@@ -113,9 +113,9 @@ class Adapted:
             live = Pair(layer.lora_A[LIVE].weight, layer.lora_B[LIVE].weight)
             for adapter, held in ((LIVE, blocks), (PAST, slice(0, blocks.start))):
                 if adapter in layer.lora_A:
-                    def hook(module, inputs, h, path=path, held=held, live=live):
+                    def bent(module, inputs, h, path=path, held=held, live=live):
                         return mix(h, inputs[0], Site(path, held, live, batch_of()))
-                    hooks.append(layer.lora_A[adapter].register_forward_hook(hook))
+                    hooks.append(layer.lora_A[adapter].register_forward_hook(bent))
         try:
             yield
         finally:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from safetensors import SafetensorError
 
 from .errors import InputError
@@ -97,7 +97,8 @@ class Store:
 
     def __init__(self, folder: str | Path, config: dict, resume: bool = True, main: Callable = lambda act: act()):
         """`main(act)` runs act() on the main process while the others wait."""
-        self.folder, self.main, self.lock = Path(folder).absolute(), main, None
+        self.folder, self.main = Path(folder).absolute(), main
+        self.lock: BaseFileLock | None = None
         main(lambda: self._open(config, resume))
 
     def _open(self, config: dict, resume: bool) -> None:

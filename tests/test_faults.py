@@ -17,17 +17,16 @@ from pathlib import Path
 import pytest
 import soak
 import torch
-from toy import FAST, before_each_change, contents, toy_model, toy_stream
+from toy import FAST, before_each_change, contents, toy_stream
 
 from mbf_utils import guards, models
 from mbf_utils.cli import main
 from mbf_utils.comparison import compare
 from mbf_utils.errors import InputError
 from mbf_utils.guards import enough_memory, undisturbed
-from mbf_utils.methods.references import SeqLoRA
 from mbf_utils.methods.slao import SLAO
 from mbf_utils.runs import run_stream, walk_stream
-from mbf_utils.store import Store, task_folders
+from mbf_utils.store import task_folders
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="forks and signals")
 
