@@ -56,8 +56,8 @@ soak: .venv/all.stamp
 	.venv/bin/python tests/soak.py $(ARGS)
 
 audit: .venv-audit/audit.stamp .venv/all.stamp
-	.venv/bin/python -m pip freeze --exclude-editable | grep -v "+" > .venv-audit/requirements.txt
-	.venv-audit/bin/pip-audit --no-deps -r .venv-audit/requirements.txt $(ARGS)
+	.venv/bin/python -m pip freeze --exclude-editable | sed "s/+.*//" > .venv-audit/requirements.txt
+	.venv-audit/bin/pip-audit --disable-pip --no-deps -r .venv-audit/requirements.txt $(ARGS)
 
 dist: .venv-audit/audit.stamp
 	.venv-audit/bin/python -m build --outdir dist .

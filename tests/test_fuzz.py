@@ -48,7 +48,7 @@ def ends_well(act):
             return act()
         except InputError as error:
             said = str(error)
-            assert said and "\n" not in said.strip() and len(said) < 3000 and "Traceback" not in said, said
+            assert said and "\n" not in said.strip() and len(said) <= 2000 and "Traceback" not in said, said
             return None
 
 
@@ -382,3 +382,10 @@ def test_every_method_s_settings_are_checked_where_the_command_reads_them():
             if type(value) in (int, float):
                 with pytest.raises(InputError, match=f"expected {field} to be a"):
                     commands._fields([f"{field}=much"], name)
+
+
+@usual
+@given(st.text())
+def test_a_refusal_is_one_printable_line_of_bounded_length_whatever_it_quotes(text):
+    said = str(InputError(f"expected a text, found {text * 40}"))
+    assert said.isprintable() and len(said) <= 2000 and said.startswith("expected a text, found ")
