@@ -10,6 +10,11 @@ from .errors import InputError
 from .lora import Lora
 from .store import read_config, read_json, read_table, table, task_folders
 
+# what those who read a run rely on, in config.json and in a task's log.json
+CONFIG = {"stream": {"name": str, "order": str, "named": bool, "tasks": list, "fingerprint": str}, "method": {"name": str},
+          "model": {"name": str, "fingerprint": str}, "seed": int, "settings": dict, "effective_batch": int}
+LOG = {"losses": list, "general_loss": (int, float, type(None)), "seconds_train": (int, float), "seconds_evaluate": (int, float)}
+
 
 class Run:
     """A run as its folder tells it. Scores are in percent; tasks are counted from 1.
@@ -21,7 +26,9 @@ class Run:
     def __init__(self, folder: str | Path, keep=None):
         self.folder = Path(folder)
         self.config = read_config(self.folder)
-        _check(self.config, self.folder)
+        if (odd := _misfit(self.config, CONFIG)) or not self.names or not all(isinstance(name, str) for name in self.names):
+            raise InputError(f"expected a run's configuration in {self.folder / 'config.json'}, found one whose {odd or 'stream.tasks'} "
+                             "is missing or of another kind: no run of this kit has it so")
         self._keep = keep                           # a temporary folder lives as long as its runs
 
     @property
@@ -42,12 +49,20 @@ class Run:
 
     def _table(self, name: str) -> pd.DataFrame:
         file = self.folder / name
-        return read_table(file) if file.exists() else table([], self.names)
+        found = read_table(file) if file.exists() else table([], self.names)
+        if list(found.columns) != self.names or len(found) > len(self.names):
+            raise InputError(f"expected a row and a column for each of {len(self.names)} tasks in {file}, found {len(found)} rows and "
+                             f"{len(found.columns)} columns, or other tasks")
+        return found
 
     @property
     def logs(self) -> list[dict]:
         """For each finished task: losses, seconds of training and evaluation, general_loss."""
-        return [read_json(folder / "log.json") for folder in task_folders(self.folder)]
+        found = [(folder / "log.json", read_json(folder / "log.json")) for folder in task_folders(self.folder)]
+        for file, log in found:
+            if odd := _misfit(log, LOG):
+                raise InputError(f"expected {odd} of a learned task in {file}, found {log.get(odd)!r:.80}")
+        return [log for _, log in found]
 
     @property
     def general(self) -> pd.Series:
@@ -62,6 +77,8 @@ class Run:
         """AA, BWT, forgetting, learning_accuracy, average_incremental_accuracy (and FWT where unseen tasks were scored) of
         the exact match; the same with `_options` for the best of the labels; general_loss after the last task."""
         logs = self.logs
+        if not logs:
+            raise InputError(f"expected a run with a finished task, found none in {self.folder}")
         summary = metrics.summary(self.matrix, logs[0].get("baseline"))
         if self.options.notna().any(axis=None):
             both = metrics.summary(self.options, logs[0].get("baseline_options"))
@@ -86,11 +103,10 @@ class Run:
         return f"Run({self.method} on {self.config['stream']['name']}, {len(self.logs)} of {len(self.names)} tasks, {self.folder})"
 
 
-def _check(config: dict, folder: Path) -> None:
-    """That it is a run's, also where somebody has edited it."""
-    stream, method = config.get("stream"), config.get("method")
-    tasks = stream.get("tasks") if isinstance(stream, dict) else None
-    if not (isinstance(tasks, list) and tasks and all(isinstance(name, str) for name in tasks)
-            and isinstance(method, dict) and isinstance(method.get("name"), str)):
-        raise InputError(f"expected the configuration of a run in {folder}/config.json, found one without a stream's tasks or a "
-                         "method's name: it is no run of this kit")
+def _misfit(value, shape, place: str = "") -> str:
+    """Where a value is not of a shape (a type, or a dict of shapes for the keys that must be there); "" where it is."""
+    if not isinstance(shape, dict):
+        return "" if isinstance(value, shape) else place
+    if not isinstance(value, dict):
+        return place
+    return next(filter(None, (_misfit(value.get(key), inner, f"{place}.{key}".lstrip(".")) for key, inner in shape.items())), "")

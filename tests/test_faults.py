@@ -230,14 +230,15 @@ def test_a_disk_that_is_really_full_keeps_the_finished_tasks(model, tmp_path, un
 
 
 def test_a_disk_that_becomes_read_only_keeps_the_finished_tasks(model, tmp_path, undisturbed_run, capsys):
-    def remount(how):
-        subprocess.run(["mount", "-o", f"remount,{how}", tmp_path / "disk"], check=True)
+    def read_only(path):                                    # a second mount of it, for the first has an open lock
+        subprocess.run(["mount", "--bind", path, path], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", path], check=True)
 
     with small_disk(tmp_path / "disk", "4m"):
         run = tmp_path / "disk" / "run"
         soak.merge(tmp_path / "disk" / "first")              # writes the adapters
         with pytest.raises(InputError) as caught:
-            learn(model, run, meddling(lambda: remount("ro")))
+            learn(model, run, meddling(lambda: read_only(tmp_path / "disk")))
         assert "Read-only file system" in one_sentence(caught)
         with pytest.raises(InputError, match="folder to write to"):
             learn(model, run)
@@ -245,7 +246,7 @@ def test_a_disk_that_becomes_read_only_keeps_the_finished_tasks(model, tmp_path,
             soak.merge(tmp_path / "disk" / "second")
         assert main(["run", "world-5", "--limit", "20", "--out", str(tmp_path / "disk" / "other")]) == 2
         assert "Read-only" in capsys.readouterr().err
-        remount("rw")
+        subprocess.run(["umount", tmp_path / "disk"], check=True)
         learn(model, run)
         assert contents(run) == undisturbed_run
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from toy import FAST, toy_stream
 
-from mbf_utils import cli, commands, runs
+from mbf_utils import cli, commands, models, runs
 from mbf_utils.adapters import PREFIX, load_adapter, load_config, save_adapter
 from mbf_utils.errors import InputError
 from mbf_utils.folders import read_folder
@@ -283,7 +283,7 @@ WORDS = ["run", "compare", "merge", "report", "methods", "search", "world-5", "w
          "true", "lambda1=0.1", "lambda1=x", "qr=2", "--limit=2", "--epochs=nan", "--lr=1e400", "--rank=0", "--rank=1.5", "--seed=-1", "--seed=99999999999999999999",
          "--method=slao", "--method=", "--methods=slao,,olora x", "--seeds=0,0", "--seeds=-3", "--orders=1,,2", "--workers=-1", "--workers=", "--targets=,", "--order=,",
          "--model=tiny", "--model=../..", "--device=nowhere", "--dtype=int", "--quantize=3", "--out", "--set", "--grid", "--unseen", "--keep=some", "--prompts=chat",
-         "--max-length=1", "--batch-size=0", "--data-seed=-5", "\0", "ü", "--save=../x"]
+         "--max-length=1", "--batch-size=0", "--data-seed=-5", "ü", "--save=../x"]
 
 
 @pytest.fixture
@@ -293,8 +293,15 @@ def quick(monkeypatch, tmp_path, model):
         raise InputError("stopped before training")
 
     def checked(stream, method="slao", model=model, seed=0, out=None, **chosen):
-        runs._settings(model[0], chosen)
+        Settings(**chosen)
         stop()
+    usual = models.load_model
+    tiny = usual("tiny")
+
+    def load(name="tiny", *where):
+        return tiny if (name, *where) == ("tiny", "auto", "auto", None) else usual(name, *where)
+
+    monkeypatch.setattr(models, "load_model", load)
     monkeypatch.setattr(runs, "run_stream", checked)
     monkeypatch.setattr("mbf_utils.comparison._learn_all", stop)
     monkeypatch.setattr(commands, "demo", stop)
