@@ -5,6 +5,12 @@
 # make bundle     pack kit, bases, notebooks and committed runs into dist/mbf-kit.zip, to upload or to open offline
 # make colab-check  the notebooks and figures under Colab's own versions (constraints-colab.txt), in a .venv-colab
 # make figures    re-make the tables and figures of figures/ from their runs
+# make figures-check  the same in a copy of the tree; says which of the committed ones differ, and changes none
+# make handout    the notebooks as one static page, dist/mbf-handout.html, for reading without a kernel or a network
+# make lint       ruff and mypy, as make test runs them too
+# make soak       faults at random moments, 100 of each kind, and many examples for the fuzzers: about 15 minutes
+# make audit      known vulnerabilities of the installed packages (asks pypi.org)
+# make dist       wheel and source archive in dist/
 # make clean      remove .venv and caches
 # Another Python: make PY=python3.12 demo.   Options of the command: make demo ARGS="--help"
 
@@ -12,7 +18,7 @@ PY ?= python3
 PIP = .venv/bin/python -m pip install -c constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lab notebooks bundle colab-check figures clean
+.PHONY: demo test lab notebooks bundle colab-check figures figures-check handout lint soak audit dist clean
 
 demo: .venv/demo.stamp
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/mbf demo $(ARGS)
@@ -36,8 +42,28 @@ colab-check: .venv-colab/all.stamp
 figures: .venv/all.stamp
 	bash figures/make.sh
 
+figures-check: .venv/all.stamp
+	.venv/bin/python figures/check.py $(ARGS)
+
+handout: .venv/all.stamp
+	.venv/bin/python notebooks/handout.py $(ARGS)
+
+lint: .venv/all.stamp
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m mypy
+
+soak: .venv/all.stamp
+	.venv/bin/python tests/soak.py $(ARGS)
+
+audit: .venv-audit/audit.stamp .venv/all.stamp
+	.venv/bin/python -m pip freeze --exclude-editable | sed "s/+.*//" > .venv-audit/requirements.txt
+	.venv-audit/bin/pip-audit --disable-pip --no-deps -r .venv-audit/requirements.txt $(ARGS)
+
+dist: .venv-audit/audit.stamp
+	.venv-audit/bin/python -m build --outdir dist .
+
 clean:
-	rm -rf .venv .venv-colab .pytest_cache build dist *.egg-info
+	rm -rf .venv .venv-colab .venv-audit .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find mbf_utils notebooks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 	find notebooks -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
 
@@ -58,4 +84,9 @@ clean:
 .venv-colab/all.stamp: pyproject.toml constraints-colab.txt
 	$(PY) -m venv .venv-colab
 	.venv-colab/bin/python -m pip install -c constraints-colab.txt -e ".[test]" ipywidgets ipykernel
+	@touch $@
+
+.venv-audit/audit.stamp:
+	$(PY) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install pip-audit build
 	@touch $@

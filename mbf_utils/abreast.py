@@ -23,10 +23,11 @@ from torch.nn.functional import pad
 
 from .adapters import Adapted, installed
 from .errors import InputError
+from .guards import enough_memory
 from .lora import Lora, Pair, Site, Start, copied, each
 from .method import Method, Task, seed_of
 from .methods import make_method
-from .runs import begin, conclude, config_of, settings_for, targets_of
+from .runs import begin, conclude, config_of, lower, settings_for, targets_of
 from .settings import Settings
 from .store import Store
 from .streams import Stream
@@ -225,7 +226,7 @@ def run_abreast(plans: list[Plan], model, resume: bool = True, **settings) -> di
     names = [plan.method if isinstance(plan.method, str) else name_of(method) for plan, method in zip(plans, methods)]
     configs = [config_of(plan.stream, name, method, model, plan.seed, settings, accelerator)        # of the bare model
                for plan, name, method in zip(plans, names, methods)]
-    with ExitStack() as opened:
+    with enough_memory("to learn abreast", "let fewer runs learn side by side; " + lower(settings)), ExitStack() as opened:
         adapted = opened.enter_context(installed(model, targets_of(settings), settings.rank, settings.alpha, 0.0, settings.checkpointing))
         runs: list[tuple[Plan, Method, Store]] = []
         for plan, method, config in zip(plans, methods, configs):

@@ -8,6 +8,7 @@ configured rank; a pair of another rank keeps it (lora_alpha = s x rank on disk)
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import warnings
@@ -23,6 +24,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from .errors import InputError
+from .guards import undisturbed
 from .lora import Lora, Pair, Site
 
 LIVE, PAST = "default", "past"                      # PEFT's names of the two adapters
@@ -116,9 +118,9 @@ class Adapted:
             live = Pair(layer.lora_A[LIVE].weight, layer.lora_B[LIVE].weight)
             for adapter, held in ((LIVE, blocks), (PAST, slice(0, blocks.start))):
                 if adapter in layer.lora_A:
-                    def hook(module, inputs, h, path=path, held=held, live=live):
+                    def bent(module, inputs, h, path=path, held=held, live=live):
                         return mix(h, inputs[0], Site(path, held, live, batch_of()))
-                    hooks.append(layer.lora_A[adapter].register_forward_hook(hook))
+                    hooks.append(layer.lora_A[adapter].register_forward_hook(bent))
         try:
             yield
         finally:
@@ -151,22 +153,26 @@ def _check_targets(model: nn.Module, targets) -> bool:
 def installed(model: nn.Module, targets, rank: int, alpha: float, dropout: float = 0.0, checkpointing: bool = False):
     """LoRA on `model` while open; afterwards the model is as it was. checkpointing: in training, activations are computed again
     in the backward pass instead of being kept."""
-    training = model.training
+    training, adapted = model.training, None
     state = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    adapted = Adapted(model, targets, rank, alpha, dropout)
-    if checkpointing := checkpointing and not any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        _checkpointing(model, True)
+    checkpointing = checkpointing and not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
     try:
+        with undisturbed():                         # Ctrl-C in the middle would leave a model half wrapped
+            adapted = Adapted(model, targets, rank, alpha, dropout)
+            if checkpointing:
+                _checkpointing(model, True)
         yield adapted
     finally:
-        if checkpointing:
-            _checkpointing(model, False)
-        adapted.model.unload()
-        if hasattr(model, "peft_config"):
-            del model.peft_config
-        model.train(training)
-        for parameter, requires_grad in state:
-            parameter.requires_grad_(requires_grad)
+        with undisturbed():
+            if adapted and checkpointing:
+                _checkpointing(model, False)
+            if adapted:
+                adapted.model.unload()
+            if adapted and hasattr(model, "peft_config"):
+                del model.peft_config
+            model.train(training)
+            for parameter, requires_grad in state:
+                parameter.requires_grad_(requires_grad)
 
 
 def _checkpointing(model: nn.Module, on: bool) -> None:
@@ -205,12 +211,35 @@ def load_config(folder: str | Path) -> dict:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"expected a PEFT adapter in {folder}, found no adapter_config.json there") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"expected JSON in {file}, found something else ({error})") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         found = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
         raise InputError(f"expected a LoRA adapter in {folder}, found peft_type {found!r}")
+    _check_config(config, file)
     return config
+
+
+def _check_config(config: dict, file: Path) -> None:
+    """That the values which the kit reads are of PEFT's kinds."""
+    def number(value) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+    targets, patterns = config.get("target_modules"), config.get("alpha_pattern") or {}
+    told = {"lora_alpha": number(config.get("lora_alpha")), "lora_dropout": number(config.get("lora_dropout") or 0.0),
+            "alpha_pattern": isinstance(patterns, dict) and all(map(number, patterns.values())) and all(map(_is_pattern, patterns)),
+            "target_modules": isinstance(targets, str) or isinstance(targets, list) and all(isinstance(name, str) for name in targets),
+            "base_model_name_or_path": isinstance(config.get("base_model_name_or_path") or "", str)}
+    if odd := [key for key, fits in told.items() if not fits]:
+        raise InputError(f"expected {odd[0]} in {file} as PEFT writes it, found {config.get(odd[0])!r:.80}")
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True
 
 
 def scaling_of(config: dict, path: str, rank: int) -> float:
@@ -244,15 +273,17 @@ def load_adapter(folder: str | Path, device="cpu") -> Lora:
         tensors = load_file(file, device=str(device))
     except (SafetensorError, OSError) as error:
         raise InputError(f"expected a whole safetensors file at {file}, found a damaged one ({error})") from None
+    if not tensors:
+        raise InputError(f"expected lora_A and lora_B matrices in {file}, found none")
     factors: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         path, dot, factor = key.removesuffix(".weight").removeprefix(PREFIX).rpartition(".lora_")
-        if not dot or factor not in ("A", "B") or tensor.dim() != 2:
+        if not dot or factor not in ("A", "B") or tensor.dim() != 2 or not tensor.is_floating_point():
             raise InputError(f"expected only lora_A and lora_B matrices of linear layers in {file}, "
-                             f"found {key} of shape {tuple(tensor.shape)}: this kit cannot merge or wear it")
+                             f"found {key} of shape {tuple(tensor.shape)} and {tensor.dtype}: this kit cannot merge or wear it")
         factors.setdefault(path, {})[factor] = tensor
     for path, pair in factors.items():
-        if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
+        if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1] or not all(map(torch.numel, pair.values())):
             shapes = {name: tuple(tensor.shape) for name, tensor in pair.items()}
             raise InputError(f"expected factors A (r, d_in) and B (d_out, r) for {path} in {file}, found {shapes}")
     return {path: Pair(pair["A"], pair["B"]) for path, pair in sorted(factors.items())}

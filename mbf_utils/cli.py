@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 
 from . import __version__, commands
@@ -15,6 +16,12 @@ def main(argv: list[str] | None = None) -> int:
         return arguments.do(arguments) or 0
     except InputError as error:
         print(f"mbf: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:                         # the reader of a pipe had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:                        # what a disk or a network refuses, wherever no better sentence says so
+        print(f"mbf: expected to read or write {error.filename or 'a file'}, found: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mbf: stopped; a run goes on where it was when the same command is given again", file=sys.stderr)

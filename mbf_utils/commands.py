@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,16 @@ def _fields(pairs: list[str], method: str) -> dict:
             fields[name] = int(number) if type(getattr(usual, name, None)) is int and number.is_integer() else number
         except ValueError:
             fields[name] = {"true": True, "false": False}.get(text.lower(), text)
+        _check_kind(name, fields[name], getattr(usual, name, None))
     return fields
+
+
+def _check_kind(name: str, value, usual) -> None:
+    """That a setting which is a number is given as one: its method would find out in the middle of a task."""
+    kind = {bool: "true or false", int: "a whole number", float: "a number"}.get(type(usual))
+    if isinstance(value, float) and not math.isfinite(value) or kind and type(value) is not type(usual) and not (
+            type(usual) is float and type(value) is int):
+        raise InputError(f"expected {name} to be {kind or 'finite'}, found {value!r}")
 
 
 def demo(arguments) -> None:

@@ -38,7 +38,7 @@ from .reports import order_table, summarise
 from .results import Run
 from .runs import run_stream
 from .sources import load_stream
-from .store import task_folders
+from .store import task_folders, write_whole
 from .streams import Stream
 from .titles import name_of, setting_of
 
@@ -121,10 +121,11 @@ def compare(streams, methods, seeds, model="tiny", out=None, workers=1, abreast=
     if len(failures) == len(cells) and len(set(failures.values())) == 1:
         raise InputError(f"every run failed: {next(iter(failures.values()))}")
     failed = out / "failures.csv"
-    failed.unlink(missing_ok=True)
+    for stale in (failed, failed.with_name(".failures.csv.tmp")):            # also what a killed comparison left
+        stale.unlink(missing_ok=True)
     comparison = Comparison([Run(cell.folder, temporary) for cell in cells if cell.folder.name not in failures], failures)
     if failures:
-        comparison.failures.to_csv(failed, index=False, lineterminator="\n")
+        write_whole(comparison.failures.to_csv(index=False, lineterminator="\n"), failed)
     return comparison
 
 

@@ -23,7 +23,7 @@ from .lives import TASKS, Life, equal, same, small_world
 from .method import Method
 from .methods import make_method
 from .models import no_bars
-from .store import unpack
+from .packing import unpack
 from .text import collate, encode
 from .training import routed
 

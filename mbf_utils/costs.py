@@ -1,12 +1,13 @@
 """What a run costs beside its scores: peak memory. It is no two times the same, so it lies beside the run's folder, not in it."""
 from __future__ import annotations
 
-from contextlib import contextmanager
+import json
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
-from .store import write_json
+from .store import commit
 
 
 def cost_file(folder: Path) -> Path:
@@ -23,8 +24,12 @@ def measured(folder: Path):
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     yield
-    write_json({"before_mb": before, "peak_memory_mb": None if before is None else memory("VmHWM"),
-                "peak_gpu_mb": torch.cuda.max_memory_allocated() / 1e6 if gpu else None}, cost_file(folder))
+    found = {"before_mb": before, "peak_memory_mb": None if before is None else memory("VmHWM"),
+             "peak_gpu_mb": torch.cuda.max_memory_allocated() / 1e6 if gpu else None}
+    with suppress(FileNotFoundError):               # whoever opens the run clears what a killed process left in its folder
+        temporary = folder / ".cost.json.tmp"
+        temporary.write_text(json.dumps(found, indent=2) + "\n")
+        commit(temporary, cost_file(folder))
 
 
 def reset_peak() -> float | None:

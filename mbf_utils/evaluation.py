@@ -98,7 +98,7 @@ def _score_batch(model, rows: tuple[Encoded, ...], tails: dict[str, list[int]], 
     ends = torch.tensor([len(row.prompt) for row in rows], device=device)                  # (b,)
     first = (batch.keep[None] == ends[:, None] - 1).int().argmax(1)                        # column of each first answer token
     each = torch.arange(len(rows), device=device)
-    known = {(): out.logits[each, first].float().log_softmax(-1)}    # beginning of a label -> (b, V) for what follows
+    known: dict[tuple, torch.Tensor] = {(): out.logits[each, first].float().log_softmax(-1)}    # a label's beginning -> (b, V) for what follows
     prompt_only = torch.arange(length, device=device) < ends[:, None]
 
     def from_cache(path: tuple[int, ...]) -> torch.Tensor:

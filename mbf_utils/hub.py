@@ -181,7 +181,7 @@ def _with_columns(get: Callable, split: str, source: Source):
     return data.rename_columns({old: new for old, new in found.items() if old != new})
 
 
-def _label_of(data, source: Source) -> Callable[[object], str | None]:
+def _label_of(data, source: Source) -> Callable:
     """The label of a class number or name, None where a row has no class. Numbers count from 0, or from 1 if there is no 0."""
     column = source.columns.split()[0].partition("|")[0]
     labels, feature = {name.lower(): label for name, label in source.classes}, data.features[column]

@@ -24,6 +24,7 @@ def setup(cpu_minutes: float, gpu_minutes: float | None = None) -> bool:
     On a CPU torch is held to one thread: the tiny models are far slower with several.
     """
     fast = os.environ.get("MBF_FAST", "0") not in ("", "0")
+    pd.set_option("styler.format.escape", "html")   # a data set's text that holds HTML shows as text, also in styled tables
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     if card is None:
         torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from .method import Method, Task
 from .models import load_model
 from .probe import Probe
 from .settings import Settings
-from .store import pack, unpack
+from .packing import pack, unpack
 from .streams import Example
 from .training import accelerator_for, train_task
 from .world import world_stream

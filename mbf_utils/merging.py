@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from .adapters import load_adapter, load_config, save_adapter, scaling_of, unusual
 from .errors import InputError
@@ -59,10 +60,10 @@ def merge_adapters(paths, out, method="slao", **options) -> Path:
     for index, lora in enumerate(loras, 1):
         task = Task(index, paths[index - 1].name, [], rank, next(iter(scaling.values())), sites, 0, len(loras))
         merged = method.finish(cast(lora, torch.float32), task)
-    out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         some = configs[0].get("layers_to_transform") or configs[0].get("exclude_modules")     # then names mean more modules
         save_adapter(cast(merged, dtype), temporary, scaling, sorted(first) if some else configs[0]["target_modules"], base,
                      configs[0].get("fan_in_fan_out", False))
@@ -71,9 +72,9 @@ def merge_adapters(paths, out, method="slao", **options) -> Path:
         if out.exists():
             os.rmdir(out)
         commit(temporary, out)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:                      # safetensors reports a full disk in its own way
         shutil.rmtree(temporary, ignore_errors=True)
-        raise InputError(f"expected to write {out}, found: {error.strerror or error}") from error
+        raise InputError(f"expected to write {out}, found: {getattr(error, 'strerror', None) or error}") from error
     return out
 
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
 from mbf_utils.errors import InputError
+from mbf_utils.guards import enough_memory, is_want_of_memory
 
 BASES = Path(__file__).parent / "bases"
 BUILT_IN = ("tiny", "small")
@@ -100,19 +101,22 @@ def load_model(name_or_path="tiny", device="auto", dtype="auto", quantize=None):
     quantization = _quantization(quantize, device, dtype)
     local = place != name or Path(place).is_dir()
     failed = None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local, trust_remote_code=False)
-        with no_bars(local):
-            model = AutoModelForCausalLM.from_pretrained(
-                place, dtype=dtype, quantization_config=quantization, use_safetensors=True, trust_remote_code=False,
-                local_files_only=local, device_map={"": device} if quantization else None)
-    except (OSError, ValueError, ImportError) as error:         # also: no connection, a package that a tokenizer needs
-        failed = str(error).strip().splitlines()[0]
+    with enough_memory(f"for the model {name!r}", "take a smaller one, dtype bfloat16, or quantize=4 on CUDA"):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local, trust_remote_code=False)
+            with no_bars(local):
+                model = AutoModelForCausalLM.from_pretrained(
+                    place, dtype=dtype, quantization_config=quantization, use_safetensors=True,
+                    trust_remote_code=False, local_files_only=local, device_map={"": device} if quantization else None)
+            if not quantization:
+                model.to(device)
+        except Exception as error:                  # of whatever kind: each library has its own for a damaged or missing file
+            if is_want_of_memory(error):
+                raise
+            failed = (str(error).strip() or type(error).__name__).splitlines()[0]
     if failed is not None:
         raise InputError(f"the model {name!r} could not be loaded ({failed}); check the name, and when offline that it is "
                          "already in the Hugging Face cache, or give a local folder.")
-    if not quantization:
-        model.to(device)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id

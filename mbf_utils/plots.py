@@ -82,17 +82,17 @@ def forgetting_curves(matrices: Mapping, title: str | None = None, reading: str 
     panels = {short(f"{task + 1} {tasks[task]}", 88 // columns): {method: values[:, :, task] for method, values in scores.items()}
               for task in shown} | {"mean of the tasks so far": so_far}
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for number, (axis, (heading, lines)) in enumerate(zip(axes, panels.items())):
-        last = number == len(panels) - 1
+    for place, (axis, (heading, lines)) in enumerate(zip(axes, panels.items())):
+        last = place == len(panels) - 1
         axis.set_title(heading, fontsize=12, loc="left", fontweight="bold" if last else None)
         if last:
             axis.set_facecolor("#f1f1ee")
         else:
-            axis.axvline(shown[number] + 1, color="0.6", linestyle=":", linewidth=1.2, zorder=0)
+            axis.axvline(shown[place] + 1, color="0.6", linestyle=":", linewidth=1.2, zorder=0)
         for method, values in lines.items():
             draw_line(axis, method, values)
         axis.set(ylim=(-4, 104), yticks=(0, 50, 100), xlim=(0.5, len(tasks) + 0.5), xticks=ticks(len(tasks)))
-        axis.set_xlabel("tasks learned" if number >= len(panels) - columns else "", fontsize=12)
+        axis.set_xlabel("tasks learned" if place >= len(panels) - columns else "", fontsize=12)
         axis.tick_params(labelsize=12, labelbottom=True)
         axis.grid(axis="y", color="0.9")
         axis.spines[["top", "right"]].set_visible(False)

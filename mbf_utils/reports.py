@@ -16,6 +16,7 @@ from . import metrics
 from .costs import cost_file
 from .errors import InputError
 from .results import Run
+from .store import read_json
 from .titles import REFERENCE, card_of, group_of, place_of, setting_of, title_of
 
 SETUP = ["stream", "order", "named", "model", "method", "setting"]
@@ -73,7 +74,7 @@ def _row(run: Run, mean: str = "macro") -> dict:
     values = {key: value for key, value in config["method"].items() if key not in ("name", "class")}
     same = {key: value for key, value in config.items() if key not in ("seed", "device", "versions")}
     beside = cost_file(run.folder)
-    cost = json.loads(beside.read_text()) if beside.is_file() else {}
+    cost = read_json(beside) if beside.is_file() else {}
     return {"stream": config["stream"]["name"], "order": config["stream"]["order"], "named": config["stream"]["named"],
             "model": Path(config["model"]["name"]).name, "method": run.method, "setting": setting_of(run.method, values),
             "seed": config["seed"], **run.metrics(*[mean] * (mean != "macro")), "run": _hash(same),

@@ -1,7 +1,6 @@
 """A run as its folder tells it: scores, logs, adapters. Nothing here trains, so reading tables loads neither PEFT nor transformers."""
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +8,12 @@ import pandas as pd
 from . import metrics
 from .errors import InputError
 from .lora import Lora
-from .store import read_config, read_table, table, task_folders
+from .store import read_config, read_json, read_table, table, task_folders
+
+# what those who read a run rely on, in config.json and in a task's log.json
+CONFIG = {"stream": {"name": str, "order": str, "named": bool, "tasks": list, "fingerprint": str}, "method": {"name": str},
+          "model": {"name": str, "fingerprint": str}, "seed": int, "settings": dict, "effective_batch": int}
+LOG = {"losses": list, "general_loss": (int, float, type(None)), "seconds_train": (int, float), "seconds_evaluate": (int, float)}
 
 
 class Run:
@@ -22,6 +26,9 @@ class Run:
     def __init__(self, folder: str | Path, keep=None):
         self.folder = Path(folder)
         self.config = read_config(self.folder)
+        if (odd := _misfit(self.config, CONFIG)) or not self.names or not all(isinstance(name, str) for name in self.names):
+            raise InputError(f"expected a run's configuration in {self.folder / 'config.json'}, found one whose {odd or 'stream.tasks'} "
+                             "is missing or of another kind: no run of this kit has it so")
         self._keep = keep                           # a temporary folder lives as long as its runs
 
     @property
@@ -52,12 +59,20 @@ class Run:
 
     def _table(self, name: str) -> pd.DataFrame:
         file = self.folder / name
-        return read_table(file) if file.exists() else table([], self.names)
+        found = read_table(file) if file.exists() else table([], self.names)
+        if list(found.columns) != self.names or len(found) > len(self.names):
+            raise InputError(f"expected a row and a column for each of {len(self.names)} tasks in {file}, found {len(found)} rows and "
+                             f"{len(found.columns)} columns, or other tasks")
+        return found
 
     @property
     def logs(self) -> list[dict]:
         """For each finished task: losses, seconds of training and evaluation, general_loss."""
-        return [json.loads((folder / "log.json").read_text()) for folder in task_folders(self.folder)]
+        found = [(folder / "log.json", read_json(folder / "log.json")) for folder in task_folders(self.folder)]
+        for file, log in found:
+            if odd := _misfit(log, LOG):
+                raise InputError(f"expected {odd} of a learned task in {file}, found {log.get(odd)!r:.80}")
+        return [log for _, log in found]
 
     @property
     def general(self) -> pd.Series:
@@ -73,6 +88,8 @@ class Run:
         the exact match; the same with `_options` for the best of the labels, and with `_score` for the tasks' own scores where
         these are others; general_loss after the last task. mean: "macro", AA over tasks, or "micro", over test rows."""
         logs, rows = self.logs, None
+        if not logs:
+            raise InputError(f"expected a run with a finished task, found none in {self.folder}")
         if mean not in ("macro", "micro"):
             raise InputError(f"expected mean to be macro or micro, found {mean!r}")
         if mean == "micro" and (rows := logs[0].get("rows")) is None:
@@ -101,3 +118,12 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.method} on {self.config['stream']['name']}, {len(self.logs)} of {len(self.names)} tasks, {self.folder})"
+
+
+def _misfit(value, shape, place: str = "") -> str:
+    """Where a value is not of a shape (a type, or a dict of shapes for the keys that must be there); "" where it is."""
+    if not isinstance(shape, dict):
+        return "" if isinstance(value, shape) else place
+    if not isinstance(value, dict):
+        return place
+    return next(filter(None, (_misfit(value.get(key), inner, f"{place}.{key}".lstrip(".")) for key, inner in shape.items())), "")

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import stat
 import string
 import warnings
 from numbers import Integral
@@ -18,6 +19,7 @@ from mbf_utils.errors import InputError
 from mbf_utils.streams import Example
 
 SPLITS = ("train", "dev", "test")
+MOST = 2 * 10 ** 9                                             # bytes of one file: it is read whole
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".json")              # of files that are tables
 
 
@@ -50,6 +52,10 @@ def refusal(file: Path, kind: str) -> Callable[[str, str], None]:
 def text_of(file: Path, fail) -> str:
     """The file's text without its byte order mark."""
     try:
+        if (found := os.stat(file)).st_size > MOST or not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+            if found.st_size > MOST:
+                fail(f"{found.st_size / 1e9:.1f} GB", f"give a part of it, at most {MOST / 1e9:.0f} GB")
+            fail("a pipe or a device", "put a file there")             # which may never end
         data = Path(file).read_bytes()
         text = data.decode("utf-8-sig")
     except OSError as error:

@@ -18,6 +18,7 @@ from . import __version__
 from .adapters import Adapted, installed
 from .errors import InputError
 from .evaluation import Score, evaluate, general_loss
+from .guards import enough_memory
 from .lora import Lora, copied
 from .method import Method, Task
 from .methods import make_method
@@ -65,7 +66,8 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
                  if out is None and accelerator.is_main_process else None)
     folder = Path(main(lambda: temporary.name if temporary else out))
     config = config_of(stream, name, method, model, seed, settings, accelerator)
-    with installed(model, targets_of(settings), settings.rank, settings.alpha, settings.dropout, settings.checkpointing) as adapted, \
+    with enough_memory("to learn", lower(settings)), \
+            installed(model, targets_of(settings), settings.rank, settings.alpha, settings.dropout, settings.checkpointing) as adapted, \
             Store(folder, config, resume, main) as store:
         done = store.finished()
         if done:
@@ -142,6 +144,13 @@ def conclude(stream: Stream, method: Method, task: Task, tuned: Lora, adapted: A
 def _score(adapted: Adapted, tokenizer, task, settings: Settings, *see):
     return evaluate(adapted.model, tokenizer, task, settings.evaluate_on, settings.max_length, settings.eval_batch_size,
                     settings.max_new_tokens, settings.scores, *see)
+
+
+def lower(settings: Settings) -> str:
+    """What to lower where memory is short."""
+    return (f"lower batch_size ({settings.batch_size}; raise accumulation ({settings.accumulation}) as much and the steps stay the same), "
+            f"max_length ({settings.max_length}), eval_batch_size ({settings.eval_batch_size}) or rank ({settings.rank}), or take a smaller "
+            "base or quantize; finished tasks are kept")
 
 
 def _strict(value):

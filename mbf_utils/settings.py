@@ -1,12 +1,21 @@
 """How every task of a run is trained and scored."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 from .errors import InputError
 from .scores import score_of
 
-LATER = ("scores", "checkpointing")                 # came later: a run's config has them only where they differ
+LATER = ("scores", "checkpointing", "score_every")                 # came later: a run's config has them only where they differ
+KINDS = {"int": (lambda value: type(value) is int, "a whole number"), "bool": (lambda value: type(value) is bool, "True or False"),
+         "float": (lambda value: isinstance(value, (int, float)) and type(value) is not bool and math.isfinite(value), "a finite number"),
+         "str": (lambda value: isinstance(value, str), "a text")}
+
+
+def _is_targets(value) -> bool:
+    return isinstance(value, str) or isinstance(value, tuple) and bool(value) and all(isinstance(name, str) and name for name in value)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -39,6 +48,13 @@ class Settings:
     def __post_init__(self):
         if isinstance(self.targets, list):
             object.__setattr__(self, "targets", tuple(self.targets))
+        for field in fields(self):
+            fits, word = KINDS.get(field.type, (_is_targets, "a text, or texts"))
+            if not fits(getattr(self, field.name)):
+                raise InputError(f"expected {field.name} to be {word}, found {getattr(self, field.name)!r}")
+        for name in ("dropout", "warmup"):
+            if not 0 <= getattr(self, name) < 1 + (name == "warmup"):
+                raise InputError(f"expected {name} between 0 and 1, found {getattr(self, name)!r}")
         positive = ("rank", "alpha", "lr", "epochs", "batch_size", "accumulation", "max_length", "max_new_tokens", "eval_batch_size",
                     "score_every")
         for name in positive:

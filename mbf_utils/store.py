@@ -18,82 +18,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable
 
 import pandas as pd
-import torch
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from .errors import InputError
-from .lora import Pair
+from .packing import brief, load_value, pack, save_value, unpack  # noqa: F401 (whoever opens a store finds them here)
 
 # what moves up when a task is committed
 RAISED = ("memory.safetensors", "memory.json", "matrix.csv", "matrix-options.csv", "matrix-score.csv")
 BEGUN = {".lock", ".config.json.tmp"}               # all that a run killed at its very beginning can leave
-
-
-def pack(value: Any) -> tuple[Any, dict[str, torch.Tensor]]:
-    """A nested value of dicts with string keys, lists, tuples, Pairs, strings, numbers and tensors as JSON and tensors.
-
-    A tensor that occurs twice is stored once (SLAO's merged A is its last A) and comes back as one tensor.
-    """
-    tensors: dict[str, torch.Tensor] = {}
-    seen: dict[tuple, str] = {}
-
-    def walk(value, name):
-        if isinstance(value, torch.Tensor):
-            value = value.detach()
-            key = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else (len(seen),)
-            if key not in seen:
-                while name in tensors:                               # the keys "a.b" and "a", "b" are two places of one name
-                    name += "_"
-                seen[key] = name
-                tensors[name] = value.to("cpu", copy=True, memory_format=torch.contiguous_format)
-            return {"tensor": seen[key]}
-        if isinstance(value, Pair):
-            return {"pair": [walk(value.A, f"{name}.A"), walk(value.B, f"{name}.B")]}
-        if isinstance(value, dict):
-            if not all(isinstance(key, str) for key in value):
-                raise TypeError(f"memory holds a dict with a key that is no string at {name}: {list(value)[:3]}")
-            return {"dict": {key: walk(item, f"{name}.{key}" if name else key) for key, item in value.items()}}
-        if isinstance(value, (list, tuple)):
-            if type(value) not in (list, tuple):
-                raise TypeError(f"memory holds a {type(value).__name__} at {name}: a plain tuple or list comes back as it was")
-            return {type(value).__name__: [walk(item, f"{name}.{i}") for i, item in enumerate(value)]}
-        if value is None or isinstance(value, (str, bool, int, float)):
-            return value
-        raise TypeError(f"memory holds a {type(value).__name__} at {name}: only tensors, Pairs, lists, dicts, strings and numbers last")
-
-    return walk(value, ""), tensors
-
-
-def unpack(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """The value that `pack` took apart."""
-    if not isinstance(tree, dict):
-        return tree
-    (kind, inside), = tree.items()
-    if kind == "tensor":
-        return tensors[inside]
-    if kind == "dict":
-        return {key: unpack(item, tensors) for key, item in inside.items()}
-    items = [unpack(item, tensors) for item in inside]
-    return Pair(*items) if kind == "pair" else tuple(items) if kind == "tuple" else items
-
-
-def save_value(value: Any, stem: Path) -> None:
-    """Writes STEM.safetensors and STEM.json."""
-    tree, tensors = pack(value)
-    save_file(tensors, stem.with_suffix(".safetensors"))
-    stem.with_suffix(".json").write_text(json.dumps(tree, indent=1))
-
-
-def load_value(stem: Path, device="cpu") -> Any:
-    """The value that `save_value` wrote. Copied out of the file's own memory: a matrix product may differ by alignment."""
-    tensors = load_file(stem.with_suffix(".safetensors"), device=str(device))
-    return unpack(json.loads(stem.with_suffix(".json").read_text()), {name: tensor.clone() for name, tensor in tensors.items()})
 
 
 def table(rows: list[list[float]], names: list[str]) -> pd.DataFrame:
@@ -108,7 +46,21 @@ def write_table(frame: pd.DataFrame, file: Path) -> None:
 
 
 def read_table(file: Path) -> pd.DataFrame:
-    return pd.read_csv(file, index_col=0, dtype={0: str}).astype(float)
+    try:
+        return pd.read_csv(file, index_col=0, dtype={0: str}).astype(float)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"expected a table of scores in {file}, found something else ({brief(error)})") from None
+
+
+def read_json(file: Path, kind: type = dict) -> Any:
+    """The object (or list) in a JSON file of a run."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"expected JSON in {file}, found something else ({brief(error)})") from None
+    if not isinstance(value, kind):
+        raise InputError(f"expected an object in {file}, found {type(value).__name__}: it is no file of this kit")
+    return value
 
 
 def sync(path: Path) -> None:
@@ -131,10 +83,15 @@ def commit(temporary: Path, final: Path) -> None:
     sync(final.parent)
 
 
-def write_json(value: Any, file: Path) -> None:
+def write_whole(text: str, file: Path) -> None:
+    """The file with this text: whole, or as it was before."""
     temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.write_text(text, encoding="utf-8")
     commit(temporary, file)
+
+
+def write_json(value: Any, file: Path) -> None:
+    write_whole(json.dumps(value, indent=2) + "\n", file)
 
 
 class Store:
@@ -142,7 +99,8 @@ class Store:
 
     def __init__(self, folder: str | Path, config: dict, resume: bool = True, main: Callable = lambda act: act()):
         """`main(act)` runs act() on the main process while the others wait."""
-        self.folder, self.main, self.lock = Path(folder).absolute(), main, None
+        self.folder, self.main = Path(folder).absolute(), main
+        self.lock: BaseFileLock | None = None
         main(lambda: self._open(config, resume))
 
     def _open(self, config: dict, resume: bool) -> None:
@@ -206,17 +164,21 @@ class Store:
 
     def commit_task(self, index: int, name: str, write, keep: str) -> None:
         """`write(folder)` fills a temporary folder with the task's record; one rename makes it part of the run."""
+        final = self.folder / "tasks" / f"{index:02d}-{safe(name)}"
+
         def act():
-            self._write(self.folder / "tasks" / f"{index:02d}-{safe(name)}", write)
-            self._settle(keep)
+            with self._disk(final):
+                self._write(final, write)
+                self._settle(keep)
         self.main(act)
 
     def save_checkpoint(self, index: int, step: int, state: dict) -> None:
         """For the main process alone; the others need not wait."""
-        older = self._checkpoints()
-        self._write(self.folder / f"checkpoint-{index:02d}-{step:06d}", lambda folder: save_value(state, folder / "state"))
-        for path in older:
-            shutil.rmtree(path)
+        older, final = self._checkpoints(), self.folder / f"checkpoint-{index:02d}-{step:06d}"
+        with self._disk(final):
+            self._write(final, lambda folder: save_value(state, folder / "state"))
+            for path in older:
+                shutil.rmtree(path)
 
     def load_checkpoint(self, index: int, device="cpu") -> dict | None:
         """The newest state inside task `index`, or None."""
@@ -233,8 +195,19 @@ class Store:
             temporary.mkdir()
             write(temporary)
             commit(temporary, final)
-        except (OSError, SafetensorError) as error:                  # safetensors reports a full disk in its own way
+        except (OSError, SafetensorError):
             shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+    @contextmanager
+    def _disk(self, final: Path):
+        """What the disk refuses is one sentence. safetensors reports a full disk in its own way."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            if not (self.folder / "config.json").is_file():
+                raise InputError(f"expected {self.folder} to stay while its run learns, found it removed or emptied: "
+                                 "give the run another folder, or run again to begin anew") from error
             raise InputError(f"expected room to write {final}, found: {getattr(error, 'strerror', None) or error}; "
                              f"{self.finished()} finished tasks are kept, make room and run again") from error
 
@@ -260,16 +233,15 @@ def safe(name: str) -> str:
 
 def task_folders(folder: Path) -> list[Path]:
     """The folders of the finished tasks, in their order (99 before 100)."""
-    return sorted((Path(folder) / "tasks").glob("[0-9]*-*"), key=lambda path: int(path.name.partition("-")[0]))
+    found = [path for path in (Path(folder) / "tasks").glob("[0-9]*-*") if path.name.partition("-")[0].isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.partition("-")[0]))
 
 
 def read_config(folder: str | Path) -> dict:
-    try:
-        return json.loads((Path(folder) / "config.json").read_text())
-    except FileNotFoundError:
-        raise InputError(f"expected a run in {folder}, found no config.json there") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"expected JSON in {folder}/config.json, found something else ({error})") from None
+    file = Path(folder) / "config.json"
+    if not file.exists():
+        raise InputError(f"expected a run in {folder}, found no config.json there")
+    return read_json(file)
 
 
 def _identity(config: dict) -> dict:

@@ -31,6 +31,10 @@ class TaskData:
     test: list[Example]
     labels: tuple[str, ...] = ()
 
+    def __post_init__(self):
+        if not isinstance(self.name, str) or set("<>") & set(self.name) or not self.name.isprintable():      # names head tables on web pages
+            raise InputError(f"expected a task's name as a text without <, > and control characters, found {self.name!r:.80}; rename the task.")
+
 
 @dataclass(frozen=True)
 class Stream:

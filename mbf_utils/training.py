@@ -29,7 +29,6 @@ from .errors import InputError
 from .lora import Start
 from .method import Method, Task, seed_of
 from .settings import Settings
-from .streams import Example
 from .text import collate, encode
 
 

@@ -215,7 +215,7 @@ def _same_theme(write):
     return _ask(write, _two(write, say(one), say(two))[1], "do the themes agree", _yes(one == two))
 
 
-def _deeds(write: Writer, change: str, kinds: bool) -> tuple[str, str]:
+def _deeds(write: Writer, change: str, kinds: bool) -> tuple[str, ...]:
     """Twice the same deed in other words, or with one part changed. Often only some of its parts are told: a comparison
     of single words is learned first and the longer ones grow from it.
 

@@ -197,7 +197,7 @@ def framed(name: str, design: Design, pairs: list, sizes: tuple[int, int, int], 
     examples = [Example(f"{frame}{text} answer :", (answer,), (len(frame), len(frame) + len(text))) for text, answer in pairs]
     train, dev, test = sizes
     splits = examples[:train], examples[train:train + dev], examples[train + dev:train + dev + test]
-    return TaskData(name, *(split[:limit] for split in splits), labels=tuple(design.answers))
+    return TaskData(name, *(split[:limit] for split in splits), labels=tuple(design.answers))  # type: ignore[misc]
 
 
 @lru_cache(maxsize=256)

@@ -90,7 +90,7 @@ def test_subspaces_show_the_overlap_of_the_chosen_adapters(runs):
     move(explorer, i=2, j=5, factor="B", layer=1, module="down_proj", run="seqlora", which="tuned")
     loras = [runs[1].lora(i, "tuned") for i in (2, 5)]
     table = geometry.overlap(loras).query("module == 'model.layers.1.mlp.down_proj' and factor == 'B' and task_i < task_j")
-    assert (f"Sequential LoRA (as trained), layer 1, down_proj, column spaces of B, tasks 2 (amazon) and 5 (yelp): 8 principal" in
+    assert ("Sequential LoRA (as trained), layer 1, down_proj, column spaces of B, tasks 2 (amazon) and 5 (yelp): 8 principal" in
             explorer.sentence)
     assert f"overlap {table.value.item():.3f}, expected of random spaces {table.expected.item():.3f}" in explorer.sentence
 

@@ -8,25 +8,61 @@ from mbf_utils.methods import METHODS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mbf_utils"
 LAYERS = {
-    0: "errors lora subspaces metrics streams words rows prompts rouge",
+    0: "errors lora subspaces metrics streams words rows prompts rouge guards",
     1: "world published folders tables hub text adapters geometry theory updates",
     2: "sources models method scores settings documents",
     3: "methods probe",
-    4: "training evaluation store costs titles loops versions",
-    5: "presets results runs abreast reports comparison reproduce search merging continual pretrain anatomy lives contract beliefs remerge "
-       "similarity",
-    6: "plots looks plots_views plots_merge plots_similarity plots_results plots_geometry plots_pairs plots_explore plots_example",
+    4: "training evaluation store costs titles loops versions packing",
+    5: "presets results runs abreast reports comparison reproduce search merging continual pretrain anatomy lives "
+       "contract beliefs remerge similarity",
+    6: "plots looks plots_views plots_merge plots_similarity plots_results plots_geometry plots_pairs plots_explore "
+       "plots_example",
     7: "widgets explorers explorers_tasks lessons printing commands cli bench",
     8: "__main__",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 # what neighbours in one layer may take from each other
-NEIGHBOURS = {"settings": {"scores"}, "reproduce": {"comparison", "presets", "results"},
-              "lora": {"errors", "subspaces"}, "subspaces": {"errors"}, "metrics": {"errors"}, "streams": {"errors"},
-              "words": {"errors"}, "rows": {"errors", "streams"}, "prompts": {"errors", "streams"}, "theory": {"geometry"}, "updates": {"geometry"}, "runs": {"results"}, "reports": {"results"}, "anatomy": {"results"},
-              "abreast": {"runs"}, "comparison": {"results", "runs", "abreast", "reports"}, "search": {"comparison", "reports"}, "costs": {"store"}, "plots": {"looks"}, "plots_results": {"plots", "looks"},
-              "plots_geometry": {"plots", "looks"}, "plots_explore": {"plots", "plots_geometry", "looks"}, "plots_views": {"plots", "looks"}, "plots_merge": {"plots", "plots_geometry", "looks"}, "plots_similarity": {"plots", "plots_merge", "looks"}, "plots_pairs": {"plots", "plots_geometry", "looks"},
-              "plots_example": {"plots", "plots_explore", "looks"}, "contract": {"lives"}, "continual": {"runs"}, "versions": {"store"}, "beliefs": {"results", "runs"}, "remerge": {"results", "runs", "anatomy"}, "explorers": {"widgets"}, "explorers_tasks": {"widgets"}, "lessons": {"widgets"}, "cli": {"commands"}, "commands": {"bench", "printing"}}
+NEIGHBOURS = {
+    "settings": {"scores"},
+    "reproduce": {"comparison", "presets", "results"},
+    "lora": {"errors", "subspaces"},
+    "subspaces": {"errors"},
+    "metrics": {"errors"},
+    "streams": {"errors"},
+    "words": {"errors"},
+    "rows": {"errors", "streams"},
+    "prompts": {"errors", "streams"},
+    "theory": {"geometry"},
+    "updates": {"geometry"},
+    "runs": {"results"},
+    "reports": {"results"},
+    "anatomy": {"results"},
+    "abreast": {"runs"},
+    "comparison": {"abreast", "reports", "results", "runs"},
+    "search": {"comparison", "reports"},
+    "costs": {"store"},
+    "plots": {"looks"},
+    "plots_results": {"looks", "plots"},
+    "plots_geometry": {"looks", "plots"},
+    "plots_explore": {"looks", "plots", "plots_geometry"},
+    "plots_views": {"looks", "plots"},
+    "plots_merge": {"looks", "plots", "plots_geometry"},
+    "plots_similarity": {"looks", "plots", "plots_merge"},
+    "plots_pairs": {"looks", "plots", "plots_geometry"},
+    "plots_example": {"looks", "plots", "plots_explore"},
+    "contract": {"lives"},
+    "continual": {"runs"},
+    "versions": {"packing", "store"},
+    "beliefs": {"results", "runs"},
+    "remerge": {"anatomy", "results", "runs"},
+    "explorers": {"widgets"},
+    "explorers_tasks": {"widgets"},
+    "lessons": {"widgets"},
+    "cli": {"commands"},
+    "commands": {"bench", "printing"},
+    "guards": {"errors"},
+    "store": {"packing"},
+}
 ONLY_IN = {"peft": {"adapters"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
 
 FILES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}

@@ -10,7 +10,7 @@ import torch
 from tiny import SITES, equal, make_task, random_lora, tensors
 
 from mbf_utils.errors import InputError
-from mbf_utils.lora import Pair, copied
+from mbf_utils.lora import Pair
 from mbf_utils.method import Card, Method
 from mbf_utils.methods import METHODS, make_method
 from mbf_utils.methods.inclora import IncLoRA

@@ -122,7 +122,7 @@ def test_a_restart_in_the_middle_of_a_task_ends_with_the_same_bits(name):
     adapted, task, _ = trained(method, rows(8, ("good", "bad"), 1), rank=4)
     method.finish(copied(adapted.live()), task)
     again.memory = unpack(*copy.deepcopy(pack(method.memory)))
-    for method, load in ((method, lambda: None), (again, lambda: unpack(*saved[0]))):
+    for method, load in ((method, lambda: None), (again, lambda: unpack(*saved[0]))):  # noqa: B020
         adapted, task, _ = trained(method, rows(12, ("red", "blue"), 2), 2, rank=4, load=load, checkpoint_minutes=-1,
                                    save=lambda state: saved.append(copy.deepcopy(pack(state))))
         ends.append(method.finish(copied(adapted.live()), task))
@@ -256,7 +256,7 @@ def test_lorac_weighs_old_tasks_by_module(exact):
         start = method.start(make_task(index))
         if index == 3:
             for path in SITES:                                       # the trained one stays, the newest begins at 1
-                close(method.extra[path].detach(), [float(last[path][0]), 1.0])
+                close(method.extra[path].detach(), [float(last[path][0]), 1.0])  # noqa: F821 (bound at the end of the round before)
         pairs.append(copied(move(method, start, index)))
         last = {path: value.detach().clone() for path, value in method.extra.items()}
         result = method.finish(pairs[-1], make_task(index))

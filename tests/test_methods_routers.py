@@ -2,7 +2,6 @@
 import copy
 import math
 from collections import Counter
-from functools import lru_cache
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ from mbf_utils.methods import METHODS
 from mbf_utils.methods.am_lora import AMLoRA
 from mbf_utils.methods.ewc import EWC
 from mbf_utils.methods.gainlora import GainLoRA, inputs, opened
-from mbf_utils.methods.inclora import IncLoRA
 from mbf_utils.methods.lwf import LwF
 from mbf_utils.methods.migu import MIGU
 from mbf_utils.methods.olora import OLoRA
@@ -340,7 +338,7 @@ def test_sapt_weighs_the_tasks_by_an_attention_on_the_prompt():
         start = method.start(task)
         assert equal(start.lora, task.fresh()) and (start.past is None) == (index == 1)
         if index > 1:                                                # one query goes on, each task has a key of its own
-            assert all(torch.equal(value, query[name]) for name, value in method.extra.items() if name != "key")
+            assert all(torch.equal(value, query[name]) for name, value in method.extra.items() if name != "key")  # noqa: F821
             assert not torch.equal(method.extra["key"], keys[-1])
         assert method.extra["key"].abs().max() <= 1
         learned = shaken(method)
@@ -381,7 +379,7 @@ def test_sapt_s_router_learns_from_the_penalty_and_old_keys_do_not():
 # AM-LoRA
 
 def test_am_lora_weighs_the_tasks_token_by_token():
-    method, path, (d_in, d_out) = AMLoRA(lam=0.4), "layer.q", SITES["layer.q"]
+    method, path, (d_in, _) = AMLoRA(lam=0.4), "layer.q", SITES["layer.q"]
     selectors, As = [], []
     x = torch.randn(*FIRST.ids.shape, d_in, generator=torch.Generator().manual_seed(5))
     for index in (1, 2, 3):

@@ -210,7 +210,6 @@ def test_unseen_tasks_are_scored_too_and_give_forward_transfer(stream, model, ru
     base = [evaluation.evaluate(*model, task, max_length=32, max_new_tokens=4) for task in stream]
     assert log["baseline"] == [score.exact for score in base]
     assert full.metrics()["FWT"] == pytest.approx(sum(matrix[j - 1, j] - log["baseline"][j] for j in (1, 2)) / 2)
-    options = full.options.to_numpy()
     assert log["baseline_options"][:2] == [score.options for score in base[:2]]
     assert all(equal(full.lora(i), run.lora(i)) for i in (1, 2, 3))          # scoring more changes no training
 

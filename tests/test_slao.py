@@ -29,7 +29,7 @@ def twin(fresh, moves):
         if i == 1:
             A, B = fresh
         else:
-            A, B = reduced_qr(A_ft.T).T, B_ft
+            A, B = reduced_qr(A_ft.T).T, B_ft  # noqa: F821 (bound at the end of the round before)
         starts.append((A, B))
         A_ft, B_ft = A + dA, B + dB
         if i == 1:

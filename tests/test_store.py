@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from toy import FAST, before_each_change, contents, toy_model, toy_stream
+from toy import FAST, before_each_change, contents, toy_stream
 
 from mbf_utils import store
 from mbf_utils.errors import InputError

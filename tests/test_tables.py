@@ -1,6 +1,5 @@
 """Tables of one's own: every form gives the same rows, what is found or drawn is said, and what cannot be used is refused by name."""
 import json
-import re
 import warnings
 from collections import Counter
 

@@ -1,6 +1,7 @@
 """The literal table of methods. A row is a class, or a class with other settings; the order is the order of every table."""
 import dataclasses
 from functools import partial
+from typing import Callable
 
 from .am_lora import AMLoRA
 from .c_lora import CLoRA
@@ -47,7 +48,7 @@ from .treelora_released import ReleasedTreeLoRA
 from ..errors import InputError
 from ..method import Method
 
-METHODS = {
+METHODS: dict[str, Callable[..., Method]] = {
     "slao": SLAO,
     # references: what a stream looks like with little, or with everything
     "seqlora": SeqLoRA,
