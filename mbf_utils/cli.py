@@ -54,7 +54,12 @@ def _parser() -> argparse.ArgumentParser:
                          "has it for the base")
     compare.add_argument("--seeds", default="3", help="how many (3: the seeds 0, 1, 2), or a list with commas (0,5)")
     compare.add_argument("--orders", help="numbers of orders with commas between, for every stream; default: the first")
-    compare.add_argument("--workers", default="1", help="processes, or the name of a joblib backend")
+    compare.add_argument("--workers", default="1", help="processes on this machine, or the name of a joblib backend")
+    compare.add_argument("--backend", metavar="NAME", help="dask: the workers of the Dask cluster at --scheduler; or another joblib "
+                         "backend")
+    compare.add_argument("--scheduler", metavar="ADDRESS", help="of the Dask cluster, as tcp://head:8786")
+    compare.add_argument("--cell", metavar="K/N", help="learn the K-th of N shares of the grid only, as one job of a queue; mbf report "
+                         "then reads all folders")
     compare.add_argument("--out", default="runs/compare", help="folder of the runs")
     _add_saving(compare)
     _add_inputs(compare)

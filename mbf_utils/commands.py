@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from .errors import InputError
@@ -80,6 +81,7 @@ def run(arguments) -> None:
 
 
 def compare(arguments) -> int:
+    from .cluster import connected
     from .comparison import Base, compare
     from .printing import save, show
     from .search import chosen
@@ -89,8 +91,12 @@ def compare(arguments) -> int:
     methods = _methods(arguments.methods)
     if not arguments.paper_settings:
         methods = [(name, fields) if isinstance(name, str) and (fields := chosen(arguments.model, name)) else name for name in methods]
-    comparison = compare(streams, methods, _seeds(arguments.seeds), base, arguments.out, _workers(arguments.workers),
-                         **_settings(arguments))
+    if arguments.scheduler and arguments.backend != "dask":
+        raise InputError(f"expected --backend dask with --scheduler {arguments.scheduler}, found {arguments.backend}")
+    workers = arguments.backend or _workers(arguments.workers)
+    with connected(arguments.scheduler) if arguments.scheduler else nullcontext():
+        comparison = compare(streams, methods, _seeds(arguments.seeds), base, arguments.out, workers, arguments.cell,
+                             **_settings(arguments))
     if comparison.runs:
         show(comparison.table, comparison.orders)
         if arguments.save:

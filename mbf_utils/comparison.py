@@ -3,6 +3,7 @@
     out/world-5-o1-olora-lambda1=0.1-0/            a cell, as run_stream leaves it
     out/world-5-o1-olora-lambda1=0.1-0.cost.json   beside it what no two runs share: peak memory
     out/failures.csv                               the cells that failed, with a sentence; gone when none did
+                                                   (of a share k/N of the grid: failures-k-of-N.csv)
 
 Each cell runs on one CPU thread, so the number of workers changes no byte of it. A worker imports once and keeps one base.
 """
@@ -18,8 +19,9 @@ import tempfile
 import time
 import traceback
 import warnings
-from contextlib import contextmanager, nullcontext, redirect_stderr
-from functools import cached_property, lru_cache
+from contextlib import closing, contextmanager, nullcontext, redirect_stderr
+from functools import cached_property, lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Iterator, NamedTuple
 
@@ -29,6 +31,7 @@ from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
+from . import cluster
 from .costs import measured
 from .errors import InputError
 from .method import Method
@@ -36,7 +39,7 @@ from .methods import METHODS, make_method
 from .models import load_model
 from .reports import order_table, summarise
 from .results import Run
-from .runs import run_stream
+from .runs import walk_stream
 from .sources import load_stream
 from .store import task_folders
 from .streams import Stream
@@ -96,13 +99,14 @@ class Comparison:
         return f"Comparison({len(self.runs)} runs, {len(self.failures)} failed)"
 
 
-def compare(streams, methods, seeds, model="tiny", out=None, workers=1, **settings) -> Comparison:
+def compare(streams, methods, seeds, model="tiny", out=None, workers=1, cell: str | None = None, **settings) -> Comparison:
     """Learns every stream with every method and seed that is not learned yet, and returns the Comparison.
 
     streams: Streams or what load_stream takes ("world-5:2"), one or several. methods: names in METHODS, pairs (name, {field:
     value}) or Methods. seeds: whole numbers. model: a name, a folder, a Base, or (model, tokenizer), which is sent along with
     every cell. out: folder of the runs (None: a temporary one). workers: the number of processes, or a joblib backend of
-    processes ("dask" within a client). settings: fields of settings.Settings, for all cells.
+    processes, or "dask" within a client (cluster.py). cell: "k/N" for the k-th of N shares of the grid alone. settings: fields
+    of settings.Settings, for all cells.
 
     The first seed of all methods comes first, then the second. A cell that fails is recorded and does not stop the others;
     only where all fail with one sentence it is raised as an InputError.
@@ -110,6 +114,7 @@ def compare(streams, methods, seeds, model="tiny", out=None, workers=1, **settin
     temporary = tempfile.TemporaryDirectory(prefix="mbf-", ignore_cleanup_errors=True) if out is None else None
     out = Path(temporary.name if temporary else out).absolute()
     cells = plan(streams, methods, seeds, out)
+    cells = cluster.share(cells, cell) if cell else cells
     processes = _processes(workers)
     base = model if isinstance(model, tuple) else Base(str(model))
     try:
@@ -119,7 +124,7 @@ def compare(streams, methods, seeds, model="tiny", out=None, workers=1, **settin
     failures = _learn_all(cells, base, settings, workers, processes)
     if len(failures) == len(cells) and len(set(failures.values())) == 1:
         raise InputError(f"every run failed: {next(iter(failures.values()))}")
-    failed = out / "failures.csv"
+    failed = out / (f"failures-{cell.replace('/', '-of-')}.csv" if cell else "failures.csv")
     failed.unlink(missing_ok=True)
     comparison = Comparison([Run(cell.folder, temporary) for cell in cells if cell.folder.name not in failures], failures)
     if failures:
@@ -169,6 +174,9 @@ def _folder(stream: Stream, label: str, seed: int) -> str:
 
 def _processes(workers) -> int | None:
     """The number of processes where it is known."""
+    if workers == "dask":
+        cluster.client_here()
+        return None
     if not isinstance(workers, int):
         if workers in ("threading", "multiprocessing", "sequential"):
             raise InputError(f"expected a number of workers or a joblib backend that brings its own processes, found {workers!r}")
@@ -229,6 +237,10 @@ def _results(cells: list[Cell], base, settings: dict, workers, under_way: list[s
         finally:
             _loaded.cache_clear()
         return
+    if workers == "dask":
+        under_way += [cell.folder.name for cell in cells]
+        yield from cluster.results(cells, partial(_learn, base=base, settings=settings, tasks=1), cluster.client_here())
+        return
     own = isinstance(workers, int)
     try:
         with parallel_config("loky", inner_max_num_threads=1) if own else parallel_config(workers):
@@ -243,15 +255,17 @@ def _loaded(base: Base):
     return load_model(*base)
 
 
-def _learn(cell: Cell, base, settings: dict) -> tuple[str, float, str | None]:
-    """One cell, in whatever process: (its folder's name, seconds, None or what went wrong)."""
+def _learn(cell: Cell, base, settings: dict, tasks: int | None = None) -> tuple[str, float, str | None]:
+    """One cell, in whatever process, or so many more of its tasks: (its folder's name, seconds, None or what went wrong)."""
     began, error, threads = time.monotonic(), None, torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with redirect_stderr(io.StringIO()), warnings.catch_warnings():         # one line of progress, not one a worker
             model = _loaded(base) if isinstance(base, Base) else base
             with _frozen(), measured(cell.folder) if cell.left else nullcontext():
-                run_stream(cell.stream, copy.deepcopy(cell.method), model, cell.seed, cell.folder, **settings)
+                with closing(walk_stream(cell.stream, copy.deepcopy(cell.method), model, cell.seed, cell.folder, **settings)) as walk:
+                    for _ in islice(walk, tasks):
+                        pass
     except Exception as failure:
         error = _sentence(failure)
     finally:
