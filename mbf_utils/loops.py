@@ -41,6 +41,18 @@ def overrides(method: Method, *hooks: str) -> bool:
     return any(getattr(type(method), hook) is not getattr(Method, hook) for hook in hooks)
 
 
+def fitting(method: Method) -> Method:
+    """The method, if its result is one plain adapter and it leaves the rows to the loop; else an InputError."""
+    card = method.card
+    if overrides(method, "data"):
+        raise InputError(f"expected a method that leaves the rows to the loop, found {card.title}, which chooses them: take "
+                         "'seqlora' and mix earlier rows into your batches")
+    if card.routes or card.task_id:
+        raise InputError(f"expected a method whose result is one plain adapter, found {card.title}, which needs more at test "
+                         "time")
+    return method
+
+
 # ---- batches and rows
 class Row(NamedTuple):
     """One row without its padding."""
@@ -120,10 +132,15 @@ class RowsProbe(Probe):
         return list(self._examples)
 
     def _collate(self, rows: list[Row]) -> Batch:
-        ids, mask, labels = (nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=value).to(self._adapted.device)
-                             for parts, value in (([row.ids for row in rows], 0), ([torch.ones_like(row.ids) for row in rows], 0),
-                                                  ([row.labels for row in rows], IGNORE)))
-        return batch_of(ids, mask, labels)
+        return collated(rows, self._adapted.device)
+
+
+def collated(rows: list[Row], device="cpu") -> Batch:
+    """Rows padded on the right to the longest."""
+    ids, mask, labels = (nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=value).to(device)
+                         for parts, value in (([row.ids for row in rows], 0), ([torch.ones_like(row.ids) for row in rows], 0),
+                                              ([row.labels for row in rows], IGNORE)))
+    return batch_of(ids, mask, labels)
 
 
 def summed(value: Tensor) -> Tensor:

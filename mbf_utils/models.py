@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
 from mbf_utils.errors import InputError
+from mbf_utils.sharding import wanted
 
 BASES = Path(__file__).parent / "bases"
 BUILT_IN = ("tiny", "small")
@@ -22,10 +24,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def choose_device(device: str = "auto") -> str:
-    """"auto" is the first there is of cuda, mps and cpu; any other name is taken as it is."""
+    """"auto" is the first there is of cuda, mps and cpu, of several cards this process's own; any other name is taken as it is."""
     if device != "auto":
         return str(device)
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    rank = os.environ.get("LOCAL_RANK")
+    return f"cuda{':' * bool(rank)}{rank or ''}" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def choose_dtype(dtype="auto", device: str = "cpu") -> torch.dtype:
@@ -111,7 +114,7 @@ def load_model(name_or_path="tiny", device="auto", dtype="auto", quantize=None):
         raise InputError(f"the model {name!r} could not be loaded ({failed}); check the name, and when offline that it is "
                          "already in the Hugging Face cache, or give a local folder.")
     if not quantization:
-        model.to(device)
+        model.to("cpu" if wanted() else device)                 # sharding takes it from there
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id

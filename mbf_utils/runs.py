@@ -25,6 +25,7 @@ from .models import load_model, suggested
 from .probe import Probe
 from .results import Run
 from .settings import Settings
+from .sharding import place, shard
 from .sources import load_stream
 from .store import Store, save_value, table, write_table
 from .streams import Stream
@@ -57,8 +58,7 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
     if len(set(stream.names)) < len(stream):
         raise InputError(f"expected tasks of different names, found {stream.names}")
     accelerator = accelerator_for(model)
-    if accelerator.num_processes > 1:
-        model.to(accelerator.device)                # each process has its own card
+    place(model, accelerator)
     main = partial(on_main, accelerator)
     temporary = (tempfile.TemporaryDirectory(prefix="mbf-", ignore_cleanup_errors=True)
                  if out is None and accelerator.is_main_process else None)
@@ -66,6 +66,7 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
     config = _config(stream, name, method, model, seed, settings, accelerator)
     with installed(model, _targets(settings), settings.rank, settings.alpha, settings.dropout) as adapted, \
             Store(folder, config, resume, main) as store:
+        shard(adapted, accelerator)
         done = store.finished()
         if done:
             method.memory = store.memory(adapted.device)

@@ -9,11 +9,11 @@ from mbf_utils.methods import METHODS
 PACKAGE = Path(__file__).resolve().parent.parent / "mbf_utils"
 LAYERS = {
     0: "errors lora subspaces metrics streams words rows prompts",
-    1: "world published folders tables hub text adapters geometry theory updates",
-    2: "sources models method settings documents",
+    1: "world published folders tables hub text adapters sharding geometry theory updates",
+    2: "sources models method settings documents chats",
     3: "methods probe",
-    4: "training evaluation store costs titles loops versions",
-    5: "results runs reports cluster comparison search merging continual pretrain anatomy lives contract beliefs remerge similarity",
+    4: "training evaluation store costs titles loops versions checks",
+    5: "results runs reports cluster comparison search merging continual pretrain serving anatomy lives contract beliefs remerge similarity",
     6: "plots looks plots_views plots_merge plots_similarity plots_results plots_geometry plots_pairs plots_explore plots_example",
     7: "widgets explorers explorers_tasks lessons printing commands cli bench",
     8: "__main__",
@@ -21,10 +21,10 @@ LAYERS = {
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 # what neighbours in one layer may take from each other
 NEIGHBOURS = {"lora": {"errors", "subspaces"}, "subspaces": {"errors"}, "metrics": {"errors"}, "streams": {"errors"},
-              "words": {"errors"}, "rows": {"errors", "streams"}, "prompts": {"errors", "streams"}, "theory": {"geometry"}, "updates": {"geometry"}, "runs": {"results"}, "reports": {"results"}, "anatomy": {"results"},
+              "words": {"errors"}, "rows": {"errors", "streams"}, "prompts": {"errors", "streams"}, "theory": {"geometry"}, "sharding": {"adapters"}, "updates": {"geometry"}, "runs": {"results"}, "reports": {"results"}, "anatomy": {"results"},
               "comparison": {"results", "runs", "reports", "cluster"}, "search": {"comparison", "reports"}, "costs": {"store"}, "plots": {"looks"}, "plots_results": {"plots", "looks"},
               "plots_geometry": {"plots", "looks"}, "plots_explore": {"plots", "plots_geometry", "looks"}, "plots_views": {"plots", "looks"}, "plots_merge": {"plots", "plots_geometry", "looks"}, "plots_similarity": {"plots", "plots_merge", "looks"}, "plots_pairs": {"plots", "plots_geometry", "looks"},
-              "plots_example": {"plots", "plots_explore", "looks"}, "contract": {"lives"}, "continual": {"runs"}, "versions": {"store"}, "beliefs": {"results", "runs"}, "remerge": {"results", "runs", "anatomy"}, "explorers": {"widgets"}, "explorers_tasks": {"widgets"}, "lessons": {"widgets"}, "cli": {"commands"}, "commands": {"bench", "printing"}}
+              "plots_example": {"plots", "plots_explore", "looks"}, "contract": {"lives"}, "continual": {"runs"}, "versions": {"store"}, "checks": {"loops"}, "beliefs": {"results", "runs"}, "remerge": {"results", "runs", "anatomy"}, "explorers": {"widgets"}, "explorers_tasks": {"widgets"}, "lessons": {"widgets"}, "cli": {"commands"}, "commands": {"bench", "printing"}}
 ONLY_IN = {"peft": {"adapters"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
 
 FILES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
