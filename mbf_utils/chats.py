@@ -66,8 +66,8 @@ def _pieces(tokenizer, messages: list[dict], k: int) -> list[list[tuple[str, str
     for i in ends:
         before, after = _written(tokenizer, messages[:i], k, True), _written(tokenizer, messages[:i + 1], k)
         if not after.startswith(before):
-            raise InputError("expected a chat template that begins the assistant's turn with its generation prompt, found in conversation "
-                             f"{k} {after[:len(before)][-40:]!r} instead of {before[-40:]!r}")
+            raise InputError("expected a chat template that begins the assistant's turn with its generation prompt, found in "
+                             f"conversation {k} {after[:len(before)][-40:]!r} instead of {before[-40:]!r}")
         stripped = after.rstrip()                   # white space after the end of a turn is no part of it
         turns.append((before, stripped if stripped.endswith(tuple(tokenizer.all_special_tokens)) else after))
     if all(later[0].startswith(earlier[1]) for earlier, later in zip(turns, turns[1:])):

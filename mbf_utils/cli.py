@@ -57,11 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--seeds", default="3", help="how many (3: the seeds 0, 1, 2), or a list with commas (0,5)")
     compare.add_argument("--orders", help="numbers of orders with commas between, for every stream; default: the first")
     compare.add_argument("--workers", default="1", help="processes on this machine, or the name of a joblib backend")
-    compare.add_argument("--backend", metavar="NAME", help="dask: the workers of the Dask cluster at --scheduler; or another joblib "
-                         "backend")
+    compare.add_argument("--backend", metavar="NAME", help="dask: the workers of the Dask cluster at --scheduler; or another "
+                         "joblib backend")
     compare.add_argument("--scheduler", metavar="ADDRESS", help="of the Dask cluster, as tcp://head:8786")
-    compare.add_argument("--cell", metavar="K/N", help="learn the K-th of N shares of the grid only, as one job of a queue; mbf report "
-                         "then reads all folders")
+    compare.add_argument("--cell", metavar="K/N", help="learn the K-th of N shares of the grid only, as one job of a queue; mbf "
+                         "report then reads all folders")
     compare.add_argument("--out", default="runs/compare", help="folder of the runs")
     _add_saving(compare)
     _add_inputs(compare)
@@ -85,8 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--method", default="slao")
     merge.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a setting of the method")
 
-    export = command("export", commands.export, "write an adapter into its base, as one plain model to serve, and print the largest "
-                     "difference that rounding makes")
+    export = command("export", commands.export, "write an adapter into its base, as one plain model to serve, and print the "
+                     "largest difference that rounding makes")
     export.add_argument("adapter", help="a PEFT adapter folder")
     export.add_argument("--out", required=True, help="new folder of the model")
     export.add_argument("--model", default="tiny", help="the adapter's base")
@@ -94,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--dtype", default="bfloat16", help="of the model that is written")
     export.add_argument("--texts", help="a text file, a text a line, to compare on; default: random tokens")
 
-    check = command("check", commands.check, "is the newest version of an adapter that Continual.save wrote worse than the ones before it? "
-                    "Exit code 1 where it is: to be asked before it is published")
+    check = command("check", commands.check, "is the newest version of an adapter that Continual.save wrote worse than the ones before "
+                    "it? Exit code 1 where it is: to be asked before it is published")
     check.add_argument("adapter", help="a folder that Continual.save wrote")
     check.add_argument("probes", nargs="+", help="held-out rows: JSON Lines with messages, or what run takes as a stream (the test "
                        "rows of every task)")

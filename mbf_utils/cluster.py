@@ -56,7 +56,8 @@ def results(cells: list, learn: Callable, client) -> Iterator[tuple[str, float, 
 
     with ExitStack() as opened:
         opened.callback(lambda: client.cancel(list(under_way)))
-        ended = as_completed([send(place) for place in range(len(cells))], with_results=True, raise_errors=False)     # fetched at once
+        sent = [send(place) for place in range(len(cells))]
+        ended = as_completed(sent, with_results=True, raise_errors=False)        # results are fetched at once: their worker may die
         for future, found in ended:
             place, error = under_way.pop(future), KILLED
             cell = cells[place]
@@ -131,7 +132,7 @@ def unfold(files: dict[str, bytes | None], folder: Path) -> None:
 
 
 def client_here():
-    """The Dask client that is open in this process. Raises InputError where there is none, or its workers are not as they must be."""
+    """The Dask client that is open in this process. Raises InputError where there is none or its workers are not as they must be."""
     try:
         from distributed import TimeoutError as Late
         from distributed import default_client
@@ -148,8 +149,8 @@ def client_here():
         raise InputError("expected a Dask worker, found none in 60 seconds: start one a GPU, CUDA_VISIBLE_DEVICES=0 dask worker "
                          "ADDRESS --nthreads 1") from None
     if many := sorted({count for count in client.nthreads().values() if count > 1}):
-        raise InputError(f"expected Dask workers of one thread, one a GPU, found workers of {', '.join(map(str, many))} threads: start "
-                         "them with --nthreads 1")
+        raise InputError(f"expected Dask workers of one thread, one a GPU, found workers of {', '.join(map(str, many))} threads: "
+                         "start them with --nthreads 1")
     return client
 
 

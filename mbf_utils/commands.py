@@ -71,8 +71,8 @@ def _stream(arguments, name: str, order=None):
 def run(arguments) -> None:
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if arguments.processes not in (None, processes):
-        raise InputError(f"expected {arguments.processes} processes that train together, found {processes}: launch them with python -m "
-                         f"torch.distributed.run --nproc_per_node {arguments.processes} -m mbf_utils run ..., or accelerate launch")
+        raise InputError(f"expected {arguments.processes} processes that train together, found {processes}: launch them with python "
+                         f"-m torch.distributed.run --nproc_per_node {arguments.processes} -m mbf_utils run ..., or accelerate launch")
     from .methods import make_method
     from .models import load_model
     from .runs import run_stream
@@ -84,8 +84,8 @@ def run(arguments) -> None:
     run = run_stream(stream, method, model, arguments.seed, out, **_settings(arguments))
     if int(os.environ.get("RANK", 0)) == 0:
         together = f"\n{processes} processes, {run.config['effective_batch']} examples a step" if processes > 1 else ""
-        print(f"exact match in percent, row i after task i\n{_shown(run.matrix)}\n\n{_side_by_side({run.method: run})}\n{together}\n"
-              f"run: {out}")
+        print(f"exact match in percent, row i after task i\n{_shown(run.matrix)}\n\n{_side_by_side({run.method: run})}\n"
+              f"{together}\nrun: {out}")
 
 
 def compare(arguments) -> int:

@@ -263,7 +263,8 @@ def _learn(cell: Cell, base, settings: dict, tasks: int | None = None) -> tuple[
         with redirect_stderr(io.StringIO()), warnings.catch_warnings():         # one line of progress, not one a worker
             model = _loaded(base) if isinstance(base, Base) else base
             with _frozen(), measured(cell.folder) if cell.left else nullcontext():
-                with closing(walk_stream(cell.stream, copy.deepcopy(cell.method), model, cell.seed, cell.folder, **settings)) as walk:
+                walk = walk_stream(cell.stream, copy.deepcopy(cell.method), model, cell.seed, cell.folder, **settings)
+                with closing(walk):
                     for _ in islice(walk, tasks):
                         pass
     except Exception as failure:

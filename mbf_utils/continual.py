@@ -223,9 +223,9 @@ class Continual:
         self._wear_last()
 
     def check(self, probes, max_drop: float, scorer: Callable = held_out) -> pd.DataFrame:
-        """Is the newest version worse than an earlier one that is kept (after the first task: than the base)? Returns the scores and
-        the drop of every probe; raises errors.Worse where a drop is above max_drop, so that a script ends there, with a status that is
-        not 0, before it publishes. From a shell: mbf check.
+        """Is the newest version worse than an earlier one that is kept (after the first task: than the base)? Returns the scores
+        and the drop of every probe; raises errors.Worse where a drop is above max_drop, so that a script ends there, with a status
+        that is not 0, before it publishes. From a shell: mbf check.
 
         probes: {name: held-out rows}, or rows alone. scorer: scorer(model, rows) -> a number, higher is better; by default minus
         the mean loss of the rows' labelled tokens in nats (checks.held_out), and max_drop is in the scorer's units.

@@ -57,13 +57,13 @@ def merge_into_base(adapter, out, model="tiny", device: str = "auto", dtype: str
     for path, (A, B) in lora.items():
         module = _module(base, path, adapter)
         delta = scaling_of(config, path, A.shape[0]) * (B.float() @ A.float()).to(base.device)      # (d_out, d_in)
-        delta = delta if isinstance(module, nn.Linear) else delta.T                                 # GPT-2's layers lie the other way
+        delta = delta if isinstance(module, nn.Linear) else delta.T                               # GPT-2's layers lie the other way
         if delta.shape != module.weight.shape:
             raise InputError(f"expected an adapter of this base, found an update of shape {tuple(delta.shape)} for the weight "
                              f"{tuple(module.weight.shape)} of {path}")
         if module.weight is base.get_input_embeddings().weight:
-            raise InputError(f"expected an adapter that leaves the embeddings alone, found {path}, whose weight this base shares with "
-                             "them: serve the adapter beside its base")
+            raise InputError(f"expected an adapter that leaves the embeddings alone, found {path}, whose weight this base shares "
+                             "with them: serve the adapter beside its base")
         module.weight += delta
     before = _logits(base, rows)                    # in float32, adapter and base apart or together are the same to rounding
     base.to(DTYPES[dtype])

@@ -1,10 +1,12 @@
-"""A base too big for one card: its frozen weights lie in shards on all of them, by PyTorch's FSDP2 and Accelerate's configuration.
+r"""A base too big for one card: its frozen weights lie in shards on all of them, by PyTorch's FSDP2 and Accelerate's configuration.
 
-    accelerate launch --use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP -m mbf_utils run ...
+    accelerate launch --use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP \
+        --fsdp_cpu_ram_efficient_loading false -m mbf_utils run ...
 
 Only the base is sharded. The factors of LoRA and a method's `extra` stay whole on every card, as FSDP's ignored parameters, so
 that hooks, merging and saving see what they see on one card. FSDP leaves their gradients alone too: `average` brings them together.
 The base is read to the CPU by every process, sharded once a run and stays so: a second run takes a base that is loaded anew.
+Tested: two processes on the CPU, where PyTorch's part works; Accelerate's launcher on CUDA by a test that only runs there.
 """
 from __future__ import annotations
 
@@ -40,8 +42,8 @@ def place(model: nn.Module, accelerator: Accelerator) -> None:
     plugin = accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2 or plugin.cpu_ram_efficient_loading:
         raise InputError(f"expected FSDP in version 2 without cpu_ram_efficient_loading, found version {plugin.fsdp_version} and "
-                         f"{plugin.cpu_ram_efficient_loading}: set fsdp_version and fsdp_cpu_ram_efficient_loading so in Accelerate's "
-                         "configuration")
+                         f"{plugin.cpu_ram_efficient_loading}: set fsdp_version and fsdp_cpu_ram_efficient_loading so in "
+                         "Accelerate's configuration")
     from torch.distributed.fsdp import FSDPModule
     if any(isinstance(module, FSDPModule) for module in model.modules()):
         raise InputError("expected a whole base, found one that an earlier run sharded: load it anew")

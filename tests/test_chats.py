@@ -37,7 +37,8 @@ def shown(tokenizer, rows):
 def test_the_assistants_turns_and_their_ends_carry_the_loss_and_nothing_else():
     tokenizer = tokenizer_of(PLAIN)
     expected = ["one red two [good] [six] [bad] [</s>] one green blue two [bad] [</s>]"]
-    assert shown(tokenizer, chat_rows(tokenizer, [{"messages": CHAT}])) == expected == shown(tokenizer, chat_rows(tokenizer, [CHAT]))
+    for given in ({"messages": CHAT}, CHAT):
+        assert shown(tokenizer, chat_rows(tokenizer, [given])) == expected
     unanswered = [*CHAT, {"role": "user", "content": "five"}]
     assert shown(tokenizer, chat_rows(tokenizer, [unanswered])) == expected
 
@@ -59,7 +60,8 @@ def test_too_long_a_conversation_loses_its_last_turns_whole():
 
 @pytest.mark.parametrize("template, given, sentence", [
     (None, CHAT, "a tokenizer with a chat template"), (PLAIN, CHAT[:1], "a turn of the assistant in conversation 0"),
-    (PLAIN, {"prompt": "x"}, "found {'prompt': 'x'}"), ("{{ raise_exception('roles must alternate') }}", CHAT, "found: roles must alternate"),
+    (PLAIN, {"prompt": "x"}, "found {'prompt': 'x'}"),
+    ("{{ raise_exception('roles must alternate') }}", CHAT, "found: roles must alternate"),
     (PLAIN + "{% if add_generation_prompt %}three {% endif %}", CHAT, "begins the assistant's turn with its generation prompt")])
 def test_what_cannot_be_read_is_a_sentence(template, given, sentence):
     with pytest.raises(InputError, match=sentence):

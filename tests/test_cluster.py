@@ -52,7 +52,8 @@ def workers():
     """A client of a local cluster of two processes; a task under which two of them die is given up."""
     distributed.utils.get_mp_context()
     multiprocessing.get_context("forkserver").set_forkserver_preload(["mbf_utils.comparison", "distributed"])   # imported once
-    with dask.config.set({"distributed.scheduler.allowed-failures": 1, "distributed.worker.multiprocessing-method": "forkserver"}), \
+    settings = {"distributed.scheduler.allowed-failures": 1, "distributed.worker.multiprocessing-method": "forkserver"}
+    with dask.config.set(settings), \
             distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local, \
             distributed.Client(local) as client:
         yield client
@@ -98,7 +99,7 @@ def test_given_again_a_finished_grid_is_only_looked_at_and_other_settings_are_re
     again = compare(stream[:1], "seqlora", [0, 1], model, tmp_path, workers="dask", **FAST)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != ".lock"}
     pd.testing.assert_frame_equal(first.table, again.table)
-    with pytest.raises(InputError, match=f"every run failed: expected in {tmp_path}/toy-o1-seqlora-0 a run with settings") as caught:
+    with pytest.raises(InputError, match=f"every run failed: expected in {tmp_path}/toy-o1-seqlora-0 a run with") as caught:
         compare(stream[:1], "seqlora", 0, model, tmp_path, workers="dask", **{**FAST, "lr": 1.0})
     assert "found another run" in str(caught.value)
 
@@ -110,8 +111,9 @@ def test_given_again_a_finished_grid_is_only_looked_at_and_other_settings_are_re
 
 
 def test_without_a_cluster_a_sentence_says_what_to_do(stream, model, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="expected a Dask scheduler at tcp://127.0.0.1:9, found: "), cluster.connected("tcp://127.0.0.1:9"):
-        pass
+    with pytest.raises(InputError, match="expected a Dask scheduler at tcp://127.0.0.1:9, found: "):
+        with cluster.connected("tcp://127.0.0.1:9"):
+            pass
     monkeypatch.setattr(distributed, "default_client", lambda: (_ for _ in ()).throw(ValueError("none")))
     with pytest.raises(InputError, match="^expected a Dask client, found none: give the scheduler's address"):
         compare(stream[:1], "slao", 0, model, tmp_path, workers="dask", **FAST)

@@ -69,8 +69,8 @@ def test_layers_that_lie_the_other_way_are_turned(tmp_path):
     model = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=64)).eval()
     model.save_pretrained(tmp_path / "base")
     word_tokenizer().save_pretrained(tmp_path / "base")
-    worn = get_peft_model(model, LoraConfig(target_modules=["c_attn"], r=2, lora_alpha=4, fan_in_fan_out=True, task_type="CAUSAL_LM",
-                                            init_lora_weights=False))
+    worn = get_peft_model(model, LoraConfig(target_modules=["c_attn"], r=2, lora_alpha=4, fan_in_fan_out=True,
+                                            task_type="CAUSAL_LM", init_lora_weights=False))
     worn.save_pretrained(tmp_path / "adapter")
     found = merge_into_base(tmp_path / "adapter", tmp_path / "out", tmp_path / "base", "cpu", "float32")
     plain, _ = load_model(tmp_path / "out", "cpu", "float32")
@@ -79,8 +79,9 @@ def test_layers_that_lie_the_other_way_are_turned(tmp_path):
         assert torch.allclose(plain(input_ids=ids).logits, worn.eval()(input_ids=ids).logits, atol=1e-4) and found.difference < 1e-4
 
 
-@pytest.mark.parametrize("sites, sentence", [({"model.layers.7.self_attn.q_proj": (16, 16)}, "a model without the module model.layers.7"),
-                                             ({"model.layers.0.self_attn.q_proj": (16, 5)}, r"found an update of shape \(5, 16\)")])
+@pytest.mark.parametrize("sites, sentence", [
+    ({"model.layers.7.self_attn.q_proj": (16, 16)}, "a model without the module model.layers.7"),
+    ({"model.layers.0.self_attn.q_proj": (16, 5)}, r"found an update of shape \(5, 16\)")])
 def test_an_adapter_of_another_base_is_refused_and_nothing_is_written(base, tmp_path, sites, sentence):
     save_adapter(random_lora(sites, 2, dtype=torch.float32), tmp_path / "other", 1.0, ["q_proj"])
     with pytest.raises(InputError, match=sentence):

@@ -23,9 +23,10 @@ METHODS = {"slao": {}, "sd_lora": {"rate": 5.0}, "keeplora": {"weight_energy": 0
 # of the last: statistics of rows and the base's own weights, which every process has to ask for together
 
 
-def command(*arguments, processes=1, launcher=(), **environment):
+def command(*arguments, launcher=(), **environment):
     """mbf with these arguments, started by a launcher; without a card, unless the environment says so."""
-    found = subprocess.run([sys.executable, "-m", *launcher, "-m", "mbf_utils", *map(str, arguments)], text=True, timeout=300,
+    start = ["-m", *launcher] if launcher else []
+    found = subprocess.run([sys.executable, *start, "-m", "mbf_utils", *map(str, arguments)], text=True, timeout=300,
                            capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment})
     return found.returncode, found.stdout, found.stderr
 
@@ -66,7 +67,8 @@ def sharded(out: str) -> None:
     what its launcher would tell it there; PyTorch's FSDP2 itself works on the CPU."""
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
-    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False)
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap",
+                                            cpu_ram_efficient_loading=False)
     AcceleratorState._shared_state.update(distributed_type=DistributedType.FSDP, fsdp_plugin=plugin)
     for name, fields in METHODS.items():
         model = toy_model()
@@ -121,11 +123,12 @@ def test_accelerates_own_fsdp_on_the_cards_there_are_learns_what_one_card_learns
     fsdp = ("accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP",
             "--fsdp_cpu_ram_efficient_loading", "false", "--mixed_precision", "no", "--num_machines", "1", "--dynamo_backend", "no",
             "--num_processes", str(cards))
-    small = ("run", "world-5", "--limit", 8 * cards, "--epochs", 2, "--method", name, "--dtype", "float32", "--dropout", 0, "--batch-size")
+    small = ("run", "world-5", "--limit", 8 * cards, "--epochs", 2, "--method", name, "--dtype", "float32", "--dropout", 0,
+             "--batch-size")
     status, _, error = command(*small, 2, "--processes", cards, "--out", tmp_path / "shards", launcher=fsdp)
     assert status == 0, error[-4000:]
     status, _, error = command(*small, 2 * cards, "--out", tmp_path / "one", CUDA_VISIBLE_DEVICES="0")
     assert status == 0, error[-4000:]
     shards, one = Run(tmp_path / "shards"), Run(tmp_path / "one")
     assert shards.config["effective_batch"] == one.config["effective_batch"] and len(shards.logs) == 5
-    close(shards, one, 1e-3)
+    close(shards, one, 1e-3 if cards == 1 else 1e-2)
