@@ -94,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--dtype", default="bfloat16", help="of the model that is written")
     export.add_argument("--texts", help="a text file, a text a line, to compare on; default: random tokens")
 
-    check = command("check", commands.check, "is the newest version of an adapter that Continual.save wrote worse than the ones before "
-                    "it? Exit code 1 where it is: to be asked before it is published")
+    check = command("check", commands.check, "is the newest version of an adapter that Continual.save wrote worse than the ones "
+                    "before it? Exit code 1 where it is: to be asked before it is published")
     check.add_argument("adapter", help="a folder that Continual.save wrote")
     check.add_argument("probes", nargs="+", help="held-out rows: JSON Lines with messages, or what run takes as a stream (the test "
                        "rows of every task)")

@@ -132,7 +132,7 @@ def unfold(files: dict[str, bytes | None], folder: Path) -> None:
 
 
 def client_here():
-    """The Dask client that is open in this process. Raises InputError where there is none or its workers are not as they must be."""
+    """The Dask client that is open in this process. Raises InputError where there is none, or its workers do not fit."""
     try:
         from distributed import TimeoutError as Late
         from distributed import default_client

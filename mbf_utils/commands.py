@@ -71,8 +71,9 @@ def _stream(arguments, name: str, order=None):
 def run(arguments) -> None:
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if arguments.processes not in (None, processes):
-        raise InputError(f"expected {arguments.processes} processes that train together, found {processes}: launch them with python "
-                         f"-m torch.distributed.run --nproc_per_node {arguments.processes} -m mbf_utils run ..., or accelerate launch")
+        raise InputError(f"expected {arguments.processes} processes that train together, found {processes}: launch them "
+                         f"with python -m torch.distributed.run --nproc_per_node {arguments.processes} -m mbf_utils run ..., or with "
+                         "accelerate launch")
     from .methods import make_method
     from .models import load_model
     from .runs import run_stream

@@ -28,7 +28,9 @@ def choose_device(device: str = "auto") -> str:
     if device != "auto":
         return str(device)
     rank = os.environ.get("LOCAL_RANK")
-    return f"cuda{':' * bool(rank)}{rank or ''}" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return f"cuda:{rank}" if rank else "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def choose_dtype(dtype="auto", device: str = "cpu") -> torch.dtype:

@@ -498,12 +498,12 @@ def parallel_cases(accelerator, batch_size) -> dict[str, torch.Tensor]:
     second, _, more = trained(slao, DATA[:11], 2, **settings)
     stacked = with_past(Stacked())
     third, _, last = trained(stacked, DATA[:11], 3, **{**settings, "batch_size": batch_size // 2, "accumulation": 4})
-    sd_lora = METHODS["sd_lora"](rate=5.0)          # a stack of directions, bent bottlenecks, and magnitudes that all processes share
+    sd_lora = METHODS["sd_lora"](rate=5.0)          # a stack of directions, bent bottlenecks, magnitudes for all
     fourth, task, _ = trained(sd_lora, DATA[:9], **settings)
     sd_lora.finish(copied(fourth.live()), task)
     fifth, _, lasts = trained(sd_lora, DATA[:11], 2, **settings)
-    return {"slao": factors(second), "stacked": factors(third), "sd_lora": factors(fifth), "magnitudes": sd_lora.extra["a"].detach(),
-            "losses": torch.tensor(losses + more + last + lasts),
+    return {"slao": factors(second), "stacked": factors(third), "sd_lora": factors(fifth),
+            "magnitudes": sd_lora.extra["a"].detach(), "losses": torch.tensor(losses + more + last + lasts),
             "gates": torch.cat([gate.detach() for gate in stacked.extra.values()])}
 
 
