@@ -17,7 +17,7 @@ from torch import nn
 
 from .adapters import load_adapter, load_config, scaling_of, unusual
 from .errors import InputError
-from .models import DTYPES, load_model
+from .models import DTYPES, load_model, no_bars
 from .store import commit
 from .text import token_ids
 
@@ -66,14 +66,15 @@ def merge_into_base(adapter, out, model="tiny", device: str = "auto", dtype: str
                              "with them: serve the adapter beside its base")
         module.weight += delta
     before = _logits(base, rows)                    # in float32, adapter and base apart or together are the same to rounding
-    base.to(DTYPES[dtype])
-    after = _logits(base, rows)
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        base.save_pretrained(temporary)
+        with no_bars():
+            base.to(DTYPES[dtype]).save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        del base
+        after = _logits(load_model(temporary, device, dtype)[0], rows)           # what was written, as whoever serves it loads it
         if out.exists():
             out.rmdir()
         commit(temporary, out)

@@ -58,7 +58,7 @@ def shard(adapted: Adapted, accelerator: Accelerator) -> None:
     whole = [part for layer in adapted.layers.values() for part in (layer.lora_A, layer.lora_B)]
     for part in whole:
         part.to(accelerator.device)
-    adapted.device, adapted.sharded = accelerator.device, True
+    adapted.device, adapted.sharded = next(iter(adapted.live().values())).A.device, True
     accelerator.state.fsdp_plugin.ignored_modules = whole
     fsdp2_prepare_model(accelerator, adapted.model)
     register_fsdp_forward_method(adapted.model, "generate")

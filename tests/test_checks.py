@@ -80,11 +80,9 @@ def test_the_first_version_is_measured_against_the_base():
     table = continual.check([batch], 100.0)
     assert list(table.columns) == ["0 base", "1 single", "drop"] and table["0 base"].item() == pytest.approx(base, abs=1e-6)
     assert table["1 single"].item() == pytest.approx(held_out(continual.model, [batch]), abs=1e-6)
-    with continual.task("open"), pytest.raises(InputError, match="no open task"):
-        try:
-            continual.check([batch], 0.1)
-        finally:
-            continual.abandon()
+    continual.begin("open")
+    with pytest.raises(InputError, match="expected no open task, found 'open'"):
+        continual.check([batch], 0.1)
 
 
 SCRIPT = """

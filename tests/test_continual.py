@@ -156,7 +156,7 @@ def sft(tmp_path):
                                   gradient_checkpointing=False, dataset_kwargs={"skip_prepare_dataset": True}, **options)
         one_by_one = [padded([row]) for row in windows_of(index, tokenizer)[0]]
         return trl.SFTTrainer(model=continual.model, args=arguments, train_dataset=datasets.Dataset.from_list(like.train_dataset),
-                              data_collator=like.data_collator, processing_class=tokenizer,
+                              data_collator=None if "padding_free" in options else like.data_collator, processing_class=tokenizer,
                               callbacks=[continual.callback(STREAM.names[index - 1], one_by_one)])
     return make
 

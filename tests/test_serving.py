@@ -1,5 +1,6 @@
 """An adapter written into its base: the weights to the last bit, and the difference that is told measured again."""
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from mbf_utils.errors import InputError
 from mbf_utils.models import load_model
 from mbf_utils.serving import merge_into_base
 
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+TOLD = re.compile(r"difference of a logit ([\d.]+) .*deviation is ([\d.]+)\), another likeliest token at (\d+) of (\d+) places")
 SITES = {f"model.layers.{k}.self_attn.{name}": (16, d) for k in (0, 1) for name, d in (("q_proj", 16), ("v_proj", 8))}
 
 
@@ -62,6 +65,15 @@ def test_the_command_prints_the_largest_difference(base, adapter, tmp_path, caps
     assert cli.main(command) == 0
     assert re.search(r"out: largest difference of a logit 0\.\d+ .* token at \d+ of 512 places", capsys.readouterr().out)
     assert cli.main(command) == 2 and "new or empty folder" in capsys.readouterr().err
+
+
+def test_the_page_shows_what_its_command_prints(tmp_path):
+    """To the rounding of another machine's kernels."""
+    page = (NOTEBOOKS / "serving.md").read_text(encoding="utf-8")
+    adapter, told = re.search(r"mbf export notebooks/(\S+) --model tiny", page)[1], TOLD.search(page)
+    found = TOLD.search(str(merge_into_base(NOTEBOOKS / adapter, tmp_path / "merged", "tiny", "cpu")))
+    assert told[4] == found[4] and abs(int(told[3]) - int(found[3])) <= 5
+    assert [float(value) for value in told.groups()[:2]] == pytest.approx([float(value) for value in found.groups()[:2]], rel=0.5)
 
 
 def test_layers_that_lie_the_other_way_are_turned(tmp_path):

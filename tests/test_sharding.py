@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from test_training import distributed
 from toy import FAST, toy_model, toy_stream
@@ -32,7 +32,7 @@ def command(*arguments, launcher=(), **environment):
 
 
 CPU = {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
-SMALL = ("run", "world-5", "--limit", "3", "--epochs", "1", "--method", "slao")
+SMALL = ("run", "world-5", "--limit", "1", "--epochs", "1", "--method", "slao")
 
 
 def test_the_command_trains_in_two_processes_and_says_how_many_there_are(tmp_path):
@@ -69,6 +69,7 @@ def sharded(out: str) -> None:
     assert accelerator.num_processes == 2
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap",
                                             cpu_ram_efficient_loading=False)
+    PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     AcceleratorState._shared_state.update(distributed_type=DistributedType.FSDP, fsdp_plugin=plugin)
     for name, fields in METHODS.items():
         model = toy_model()
