@@ -6,8 +6,9 @@
 What travels is one task of one cell: to a worker goes what the run remembers (configuration, memory, scores; of earlier tasks
 only their names), back comes the task's folder, which the driver commits as a run of its own would (store.py). So every finished
 task is safe as soon as it is learned: a worker that dies loses the task that it was at, which Dask gives to another worker, and a
-driver that dies goes on with the next command. A task under which too many workers died (Dask's allowed-failures) is
-recorded as its cell's failure, and the others go on: joblib's own backend for Dask waits for such a task forever.
+driver that dies goes on with the next command. A task under which too many workers died (Dask's allowed-failures) is tried once
+more with nothing beside it, so that no other can be to blame; if they die again, that is recorded as its cell's failure, and the
+others go on. @@
 """
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ import tempfile
 import threading
 from collections import Counter
 from contextlib import ExitStack, contextmanager
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
 from uuid import uuid4
@@ -46,32 +48,46 @@ def results(cells: list, learn: Callable, client) -> Iterator[tuple[str, float, 
     """
     from distributed import KilledWorker, as_completed
     seconds, under_way, stores = Counter(), {}, {}
+    ready, suspects, alone = list(range(len(cells))), [], None       # places of cells; ready is a heap: what has begun goes first
+    ended = as_completed(with_results=True, raise_errors=False)      # results are fetched at once: their worker may die
 
-    def send(place: int):
+    def send(place: int) -> None:
         cell = cells[place]
-        future = client.submit(step, learn, cell, carried(cell.folder), key=f"{cell.folder.name}-{uuid4().hex[:8]}", pure=False,
-                               priority=-place)     # a cell that has begun comes before those after it
+        future = client.submit(step, learn, cell, carried(cell.folder), key=f"{cell.folder.name}-{uuid4().hex[:8]}", pure=False)
         under_way[future] = place
-        return future
+        ended.add(future)
+
+    def fill() -> int | None:
+        """A task to each worker and none to wait behind it, for it would die with it. Returns the suspect that was sent, alone."""
+        while ready and len(under_way) < max(1, len(client.nthreads())):
+            send(heappop(ready))
+        if under_way or not suspects:
+            return None
+        send(suspects[0])
+        return suspects.pop(0)
 
     with ExitStack() as opened:
         opened.callback(lambda: client.cancel(list(under_way)))
-        sent = [send(place) for place in range(len(cells))]
-        ended = as_completed(sent, with_results=True, raise_errors=False)        # results are fetched at once: their worker may die
+        fill()
         for future, found in ended:
-            place, error = under_way.pop(future), KILLED
-            cell = cells[place]
+            place = under_way.pop(future)
+            cell, error, goes_on = cells[place], None, False
             if future.status == "finished":
                 seconds[place] += found.seconds
                 error = found.error or keep(cell.folder, found, stores, opened)
-            elif not isinstance(future.exception(), KilledWorker):
+                if goes_on := not error and cell.left > 0:
+                    heappush(ready, place)
+            elif future.status != "error" or not isinstance(future.exception(), KilledWorker):
                 raise InputError(LOST.format(future.status))
-            if not error and cell.left:
-                ended.add(send(place))
-                continue
-            if cell.folder in stores:
-                stores.pop(cell.folder).close()
-            yield cell.folder.name, seconds[place], error
+            elif goes_on := place != alone:
+                suspects.append(place)
+            else:
+                error = KILLED
+            alone = fill()
+            if not goes_on:
+                if cell.folder in stores:
+                    stores.pop(cell.folder).close()
+                yield cell.folder.name, seconds[place], error
 
 
 def step(learn: Callable, cell, held: dict[str, bytes | None]) -> Step:
@@ -155,14 +171,14 @@ def client_here():
 
 
 @contextmanager
-def connected(address: str):
-    """A client of the scheduler at `address`, as long as it is open."""
+def connected(address: str, timeout: float = 30):
+    """A client of the scheduler at `address`, as long as it is open. timeout: seconds to wait for it."""
     try:
         from distributed import Client
     except ImportError:
         client_here()                               # says what to install
     try:
-        client = Client(address, timeout=30)
+        client = Client(address, timeout=timeout)
     except (OSError, ValueError) as error:          # also: too late
         raise InputError(f"expected a Dask scheduler at {address}, found: {' '.join(str(error).split())}") from None
     with client:

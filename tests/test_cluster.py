@@ -49,10 +49,11 @@ class Told(Method):
 
 @pytest.fixture(scope="module")
 def workers():
-    """A client of a local cluster of two processes; a task under which two of them die is given up."""
+    """A client of a local cluster of two processes, whose scheduler gives up a task with the first worker that dies under it."""
     distributed.utils.get_mp_context()
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["mbf_utils.comparison", "distributed"])   # imported once
-    settings = {"distributed.scheduler.allowed-failures": 1, "distributed.worker.multiprocessing-method": "forkserver"}
+    once = ["mbf_utils.comparison", "distributed", "transformers.models.llama.modeling_llama"]       # imported for all processes
+    multiprocessing.get_context("forkserver").set_forkserver_preload(once)
+    settings = {"distributed.scheduler.allowed-failures": 0, "distributed.worker.multiprocessing-method": "forkserver"}
     with dask.config.set(settings), \
             distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local, \
             distributed.Client(local) as client:
@@ -104,7 +105,7 @@ def test_given_again_a_finished_grid_is_only_looked_at_and_other_settings_are_re
     assert "found another run" in str(caught.value)
 
     address = workers.scheduler.address
-    command = ["compare", "world-5", "--limit", "2", "--methods", "zero_shot", "--seeds", "1", "--out", str(tmp_path / "cli")]
+    command = ["compare", "world-5", "--limit", "1", "--methods", "zero_shot", "--seeds", "1", "--out", str(tmp_path / "cli")]
     assert cli.main([*command, "--backend", "dask", "--scheduler", address]) == 0
     assert "zero" in capsys.readouterr().out.lower() and (tmp_path / "cli" / "world-5-o1-zero_shot-0" / "matrix.csv").exists()
     assert cli.main([*command, "--scheduler", address]) == 2 and "expected --backend dask" in capsys.readouterr().err
@@ -112,7 +113,7 @@ def test_given_again_a_finished_grid_is_only_looked_at_and_other_settings_are_re
 
 def test_without_a_cluster_a_sentence_says_what_to_do(stream, model, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="expected a Dask scheduler at tcp://127.0.0.1:9, found: "):
-        with cluster.connected("tcp://127.0.0.1:9"):
+        with cluster.connected("tcp://127.0.0.1:9", 1):
             pass
     monkeypatch.setattr(distributed, "default_client", lambda: (_ for _ in ()).throw(ValueError("none")))
     with pytest.raises(InputError, match="^expected a Dask client, found none: give the scheduler's address"):

@@ -12,6 +12,7 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from test_training import distributed
 from toy import FAST, toy_model, toy_stream
 
+from mbf_utils import cli
 from mbf_utils.adapters import load_adapter
 from mbf_utils.errors import InputError
 from mbf_utils.methods import make_method
@@ -44,14 +45,16 @@ def test_the_command_trains_in_two_processes_and_says_how_many_there_are(tmp_pat
     assert run.config["effective_batch"] == 2 * run.config["settings"]["accumulation"] and len(run.logs) == 5
 
 
-def test_accelerate_launches_the_command_and_one_process_too_few_is_said(tmp_path):
+def test_accelerate_launches_the_command_and_one_process_too_few_is_said(tmp_path, capsys):
     """On the CPU it starts one process, whatever it is asked for: with --processes that is no silence."""
-    launch = ("accelerate.commands.launch", "--cpu", "--num_processes")
-    status, told, error = command(*SMALL, "--processes", 2, "--out", tmp_path / "none", launcher=(*launch, "2"), **CPU)
-    assert status != 0 and "mbf: expected 2 processes that train together, found 1: launch them with" in error
-    assert not (tmp_path / "none").exists()
-    status, told, error = command(*SMALL, "--processes", 1, "--out", tmp_path / "one", launcher=(*launch, "1"), **CPU)
-    assert status == 0 and "exact match" in told and len(Run(tmp_path / "one").logs) == 5, error[-3000:]
+    status, told, error = command(*SMALL, "--out", tmp_path / "one", **CPU,
+                                  launcher=("accelerate.commands.launch", "--cpu", "--num_processes", "2"))
+    assert status == 0, error[-3000:]
+    config = Run(tmp_path / "one").config
+    assert "exact match" in told
+    assert config["effective_batch"] == config["settings"]["batch_size"] * config["settings"]["accumulation"]
+    assert cli.main([*SMALL, "--processes", "2", "--out", str(tmp_path / "none")]) == 2 and not (tmp_path / "none").exists()
+    assert "mbf: expected 2 processes that train together, found 1: launch them with python -m torch" in capsys.readouterr().err
 
 
 SHARDED = """
