@@ -8,7 +8,8 @@ only their names), back comes the task's folder, which the driver commits as a r
 task is safe as soon as it is learned: a worker that dies loses the task that it was at, which Dask gives to another worker, and a
 driver that dies goes on with the next command. A task under which too many workers died (Dask's allowed-failures) is tried once
 more with nothing beside it, so that no other can be to blame; if they die again, that is recorded as its cell's failure, and the
-others go on. @@
+others go on. (joblib's backend for Dask was tried first: in 1.6.0 it waits forever for a task that Dask has given up. So Dask's own
+client is asked; every other backend goes through joblib.)
 """
 from __future__ import annotations
 
