@@ -34,12 +34,13 @@ PREFIX = "base_model.model."
 class Adapted:
     """A base model that wears LoRA: one adapter that trains, and beside it a frozen one where a method stacks.
 
-    `model` is the PeftModel; `sites` maps each adapted module's path to (d_in, d_out); `scaling` is s.
+    `model` is the PeftModel; `sites` maps each adapted module's path to (d_in, d_out); `scaling` is s. `sharded`: the base's
+    weights lie on several cards (sharding.py).
     """
 
     def __init__(self, model: nn.Module, targets, rank: int, alpha: float, dropout: float = 0.0):
         self.base_name = getattr(model, "name_or_path", "") or ""
-        self.rank, self.scaling, self.targets = rank, alpha / rank, targets
+        self.rank, self.scaling, self.targets, self.sharded = rank, alpha / rank, targets, False
         self.turned = _check_targets(model, targets)
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM",
                             fan_in_fan_out=self.turned)
@@ -90,12 +91,16 @@ class Adapted:
                     linear.weight = nn.Parameter(factor.detach().to(linear.weight, copy=True), requires_grad=False)
 
     def base_weight(self, path: str) -> torch.Tensor:
-        """W0 of one module, (d_out, d_in), the base's own tensor (or a view of it)."""
+        """W0 of one module, (d_out, d_in), the base's own tensor (or a view of it); of a sharded base a whole copy, for which all
+        processes ask."""
         module = self.layers[path].get_base_layer()
         weight = module.weight.T if isinstance(module, Conv1D) else module.weight
         if not weight.is_floating_point():
             raise InputError(f"expected a base with plain weights, found a quantised one at {path}: choose a method that does not "
                              "look at them, or load the model without quantize")
+        if self.sharded:
+            from torch.distributed.tensor import DTensor
+            return weight.detach().full_tensor() if isinstance(weight, DTensor) else weight.detach()
         return weight.detach()
 
     def instead(self, lora: Lora) -> dict[str, torch.Tensor]:

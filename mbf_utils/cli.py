@@ -51,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a setting of the method, as lambda1=0.1")
     run.add_argument("--seed", type=int, default=0, help="of the training")
     run.add_argument("--out", help="folder of the run; default: runs/STREAM-METHOD-SEED")
+    run.add_argument("--processes", type=int, metavar="N", help="stop unless this is one of N processes that train together: some "
+                     "ways to launch several quietly start one")
     _add_preset(run)
     _add_inputs(run)
 
@@ -63,9 +65,14 @@ def _parser() -> argparse.ArgumentParser:
                          "has it for the base")
     compare.add_argument("--seeds", default="3", help="how many (3: the seeds 0, 1, 2), or a list with commas (0,5)")
     compare.add_argument("--orders", help="numbers of orders with commas between, for every stream; default: the first")
-    compare.add_argument("--workers", default="1", help="processes, or the name of a joblib backend")
+    compare.add_argument("--workers", default="1", help="processes on this machine, or the name of a joblib backend")
     compare.add_argument("--abreast", type=int, default=1, metavar="N", help="runs of one method that a worker learns side by side: "
                          "puts a GPU to use that one small run leaves idle")
+    compare.add_argument("--backend", metavar="NAME", help="dask: the workers of the Dask cluster at --scheduler; or another "
+                         "joblib backend")
+    compare.add_argument("--scheduler", metavar="ADDRESS", help="of the Dask cluster, as tcp://head:8786")
+    compare.add_argument("--cell", metavar="K/N", help="learn the K-th of N shares of the grid only, as one job of a queue; mbf "
+                         "report then reads all folders")
     compare.add_argument("--out", default="runs/compare", help="folder of the runs")
     _add_saving(compare)
     _add_preset(compare)
@@ -89,6 +96,26 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--out", required=True, help="folder of the merged adapter")
     merge.add_argument("--method", default="slao")
     merge.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a setting of the method")
+
+    export = command("export", commands.export, "write an adapter into its base, as one plain model to serve, and print the "
+                     "largest difference that rounding makes")
+    export.add_argument("adapter", help="a PEFT adapter folder")
+    export.add_argument("--out", required=True, help="new folder of the model")
+    export.add_argument("--model", default="tiny", help="the adapter's base")
+    export.add_argument("--device", default="auto")
+    export.add_argument("--dtype", default="bfloat16", help="of the model that is written")
+    export.add_argument("--texts", help="a text file, a text a line, to compare on; default: random tokens")
+
+    check = command("check", commands.check, "is the newest version of an adapter that Continual.save wrote worse than the ones "
+                    "before it? Exit code 1 where it is: to be asked before it is published")
+    check.add_argument("adapter", help="a folder that Continual.save wrote")
+    check.add_argument("probes", nargs="+", help="held-out rows: JSON Lines with messages, or what run takes as a stream (the test "
+                       "rows of every task)")
+    check.add_argument("--max-drop", type=float, required=True, help="nats a token by which a probe's loss may rise")
+    check.add_argument("--model", default="tiny", help="the adapter's base")
+    check.add_argument("--device", default="auto")
+    check.add_argument("--dtype", default="auto")
+    check.add_argument("--max-length", type=int, default=1024, help="tokens of a row")
 
     report = command("report", commands.report, "the table of finished runs: mean and sample standard deviation over seeds")
     report.add_argument("runs", nargs="*", help="run folders, or folders that hold them")

@@ -4,11 +4,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
-from .errors import InputError
+from .errors import InputError, Worse
 
 
 def _settings(arguments) -> dict:
@@ -82,6 +84,11 @@ def _stream(arguments, name: str, order=None):
 
 def run(arguments) -> None:
     from . import presets
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if arguments.processes not in (None, processes):
+        raise InputError(f"expected {arguments.processes} processes that train together, found {processes}: launch them "
+                         f"with python -m torch.distributed.run --nproc_per_node {arguments.processes} -m mbf_utils run ..., or with "
+                         "accelerate launch")
     from .methods import make_method
     from .models import load_model
     from .runs import run_stream
@@ -93,12 +100,17 @@ def run(arguments) -> None:
     out = Path(arguments.out or f"runs/{stream.name}-{arguments.method}-{arguments.seed}")
     model = load_model(arguments.model, arguments.device, arguments.dtype, arguments.quantize)
     run = run_stream(stream, method, model, arguments.seed, out, **settings)
+    if int(os.environ.get("RANK", 0)):
+        return
     if run.scored:
         print(f"each task's own score in percent, row i after task i\n{_shown(run.scores)}\n")
-    print(f"exact match in percent, row i after task i\n{_shown(run.matrix)}\n\n{_side_by_side({run.method: run})}\n\nrun: {out}")
+    together = f"\n{processes} processes, {run.config['effective_batch']} examples a step" if processes > 1 else ""
+    print(f"exact match in percent, row i after task i\n{_shown(run.matrix)}\n\n{_side_by_side({run.method: run})}\n"
+          f"{together}\nrun: {out}")
 
 
 def compare(arguments) -> int:
+    from .cluster import connected
     from .comparison import Base, compare
     from .presets import fields
     from .printing import save, show
@@ -110,8 +122,12 @@ def compare(arguments) -> int:
     if not arguments.paper_settings:                # a preset's own count before those chosen for a base
         own = {name: fields(arguments.preset, name) or chosen(arguments.model, name) for name in methods if isinstance(name, str)}
         methods = [(name, own[name]) if isinstance(name, str) and own[name] else name for name in methods]
-    comparison = compare(streams, methods, _seeds(arguments.seeds), base, arguments.out, _workers(arguments.workers),
-                         arguments.abreast, **_settings(arguments))
+    if arguments.scheduler and arguments.backend != "dask":
+        raise InputError(f"expected --backend dask with --scheduler {arguments.scheduler}, found {arguments.backend}")
+    workers = arguments.backend or _workers(arguments.workers)
+    with connected(arguments.scheduler) if arguments.scheduler else nullcontext():
+        comparison = compare(streams, methods, _seeds(arguments.seeds), base, arguments.out, workers, arguments.abreast,
+                             arguments.cell, **_settings(arguments))
     if comparison.runs:
         show(comparison.table, comparison.orders)
         if arguments.save:
@@ -167,6 +183,35 @@ def _seeds(text: str) -> list[int]:
 def merge(arguments) -> None:
     from .merging import merge_adapters
     print(merge_adapters(arguments.adapters, arguments.out, arguments.method, **_fields(arguments.set, arguments.method)))
+
+
+def export(arguments) -> None:
+    from .serving import merge_into_base
+    texts = _texts(arguments.texts) if arguments.texts else None
+    print(merge_into_base(arguments.adapter, arguments.out, arguments.model, arguments.device, arguments.dtype, texts))
+
+
+def check(arguments) -> int:
+    from .chats import chat_rows, read_chats
+    from .checks import rows_of
+    from .continual import Continual
+    from .models import load_model
+    from .sources import load_stream
+    model, tokenizer = load_model(arguments.model, arguments.device, arguments.dtype)
+    continual, probes = Continual.load(arguments.adapter, model), {}
+    for source in arguments.probes:
+        if (chats := read_chats(source)) is not None:
+            probes[Path(source).stem] = chat_rows(tokenizer, chats, arguments.max_length)
+        else:
+            probes |= {task.name: rows_of(tokenizer, task.test, arguments.max_length) for task in load_stream(source) if task.test}
+    try:
+        table, worse = continual.check(probes, arguments.max_drop), None
+    except Worse as error:
+        table, worse = error.table, error
+    print(f"minus the held-out loss, nats a token\n{table.to_string(float_format='%.4f')}")
+    if worse:
+        print(f"mbf: {worse}", file=sys.stderr)
+    return 1 if worse else 0
 
 
 def report(arguments) -> None:

@@ -3,67 +3,38 @@
     out/world-5-o1-olora-lambda1=0.1-0/            a cell, as run_stream leaves it
     out/world-5-o1-olora-lambda1=0.1-0.cost.json   beside it what no two runs share: peak memory
     out/failures.csv                               the cells that failed, with a sentence; gone when none did
+                                                   (of a share k/N of the grid: failures-k-of-N.csv)
 
-Each cell runs on one CPU thread, so the number of workers changes no byte of it. A worker imports once and keeps one base.
+Each cell runs on one CPU thread (cells.py), so the number of workers changes no byte of it.
 """
 from __future__ import annotations
 
-import copy
 import dataclasses
-import gc
 import hashlib
-import io
 import re
 import tempfile
-import time
-import traceback
-import warnings
-from contextlib import contextmanager, nullcontext, redirect_stderr
-from functools import cached_property, lru_cache
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import Iterator
 
 import pandas as pd
-import torch
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
-from .costs import measured
+from . import cluster
+from .cells import Base, Cell, learn, loaded, next_task
 from .errors import InputError
 from .method import Method
 from .methods import METHODS, make_method
-from .models import load_model
 from .reports import order_table, summarise
 from .results import Run
-from .runs import run_stream
 from .sources import load_stream
-from .store import task_folders, write_whole
+from .store import write_whole
 from .streams import Stream
 from .titles import name_of, setting_of
 
 DIED = "a worker process died while this run was under way, perhaps for want of memory: give the command again"
-
-
-class Base(NamedTuple):
-    """A base model by name and where to put it: what load_model takes."""
-    name: str = "tiny"
-    device: str = "auto"
-    dtype: str = "auto"
-    quantize: int | None = None
-
-
-class Cell(NamedTuple):
-    """One run of a comparison; its folder's name is its own."""
-    folder: Path
-    stream: Stream
-    method: str | Method                            # a Method is a model to copy
-    seed: int
-
-    @property
-    def left(self) -> int:
-        """Tasks still to learn."""
-        return len(self.stream) - len(task_folders(self.folder))
 
 
 class Comparison:
@@ -96,14 +67,15 @@ class Comparison:
         return f"Comparison({len(self.runs)} runs, {len(self.failures)} failed)"
 
 
-def compare(streams, methods, seeds, model="tiny", out=None, workers=1, abreast=1, **settings) -> Comparison:
+def compare(streams, methods, seeds, model="tiny", out=None, workers=1, abreast=1, cell: str | None = None, **settings) -> Comparison:
     """Learns every stream with every method and seed that is not learned yet, and returns the Comparison.
 
     streams: Streams or what load_stream takes ("world-5:2"), one or several. methods: names in METHODS, pairs (name, {field:
     value}) or Methods. seeds: whole numbers. model: a name, a folder, a Base, or (model, tokenizer), which is sent along with
     every cell. out: folder of the runs (None: a temporary one). workers: the number of processes, or a joblib backend of
-    processes ("dask" within a client). abreast: how many runs of one method a worker learns side by side (abreast.py): a GPU
-    that one small run leaves idle is put to use. settings: fields of settings.Settings, for all cells.
+    processes, or "dask" within a client (cluster.py). abreast: how many runs of one method a worker learns side by side
+    (abreast.py): a GPU that one small run leaves idle is put to use; not with Dask. cell: "k/N" for the k-th of N shares of the
+    grid alone. settings: fields of settings.Settings, for all cells.
 
     The first seed of all methods comes first, then the second. A cell that fails is recorded and does not stop the others;
     only where all fail with one sentence it is raised as an InputError.
@@ -111,6 +83,7 @@ def compare(streams, methods, seeds, model="tiny", out=None, workers=1, abreast=
     temporary = tempfile.TemporaryDirectory(prefix="mbf-", ignore_cleanup_errors=True) if out is None else None
     out = Path(temporary.name if temporary else out).absolute()
     cells = plan(streams, methods, seeds, out)
+    cells = cluster.share(cells, cell) if cell else cells
     processes = _processes(workers)
     base = model if isinstance(model, tuple) else Base(str(model))
     try:
@@ -120,8 +93,8 @@ def compare(streams, methods, seeds, model="tiny", out=None, workers=1, abreast=
     failures = _learn_all(cells, base, settings, workers, processes, abreast)
     if len(failures) == len(cells) and len(set(failures.values())) == 1:
         raise InputError(f"every run failed: {next(iter(failures.values()))}")
-    failed = out / "failures.csv"
-    for stale in (failed, failed.with_name(".failures.csv.tmp")):            # also what a killed comparison left
+    failed = out / (f"failures-{cell.replace('/', '-of-')}.csv" if cell else "failures.csv")
+    for stale in (failed, failed.with_name(f".{failed.name}.tmp")):          # also what a killed comparison left
         stale.unlink(missing_ok=True)
     comparison = Comparison([Run(cell.folder, temporary) for cell in cells if cell.folder.name not in failures], failures)
     if failures:
@@ -171,6 +144,9 @@ def _folder(stream: Stream, label: str, seed: int) -> str:
 
 def _processes(workers) -> int | None:
     """The number of processes where it is known."""
+    if workers == "dask":
+        cluster.client_here()
+        return None
     if not isinstance(workers, int):
         if workers in ("threading", "multiprocessing", "sequential"):
             raise InputError(f"expected a number of workers or a joblib backend that brings its own processes, found {workers!r}")
@@ -230,18 +206,23 @@ def _jobs(cells, abreast: int) -> list[list[Cell]]:
 
 
 def _results(jobs: list[list[Cell]], base, settings: dict, workers, under_way: list[str]) -> Iterator[tuple[str, float, str | None]]:
-    """`_learn` of every cell, as they end. `under_way`: names of the cells that were sent; whoever reads strikes them off."""
+    """`cells.learn` of every cell, as they end. `under_way`: names of the cells that were sent; whoever reads strikes them off."""
     def calls():
         for job in jobs:
             under_way.extend(cell.folder.name for cell in job)
-            yield delayed(_learn)(job, base, settings)
+            yield delayed(learn)(job, base, settings)
 
     if workers == 1:
         try:
-            for learn, given, _ in calls():
+            for _, given, _ in calls():
                 yield from learn(*given)
         finally:
-            _loaded.cache_clear()
+            loaded.cache_clear()
+        return
+    if workers == "dask":
+        cells = [cell for job in jobs for cell in job]
+        under_way += [cell.folder.name for cell in cells]
+        yield from cluster.results(cells, partial(next_task, base=base, settings=settings), cluster.client_here())
         return
     own = isinstance(workers, int)
     try:
@@ -251,57 +232,3 @@ def _results(jobs: list[list[Cell]], base, settings: dict, workers, under_way: l
         raise InputError(f"expected a joblib backend that returns results as they end, found {workers!r}: {error}") from None
     for found in pool(calls()):
         yield from found
-
-
-@lru_cache(maxsize=1)
-def _loaded(base: Base):
-    return load_model(*base)
-
-
-def _learn(job: list[Cell], base, settings: dict) -> list[tuple[str, float, str | None]]:
-    """The cells of a job, in whatever process: (folder's name, seconds, None or what went wrong) of each."""
-    began, errors, threads = time.monotonic(), {}, torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with redirect_stderr(io.StringIO()), warnings.catch_warnings():         # one line of progress, not one a worker
-            model = _loaded(base) if isinstance(base, Base) else base
-            with _frozen():
-                errors = _alone(job[0], model, settings) if len(job) == 1 else _abreast(job, model, settings)
-    except Exception as failure:
-        errors = {cell.folder: failure for cell in job}
-    finally:
-        torch.set_num_threads(threads)
-    seconds = (time.monotonic() - began) / len(job)
-    return [(cell.folder.name, seconds, _sentence(errors[cell.folder]) if cell.folder in errors else None) for cell in job]
-
-
-def _alone(cell: Cell, model, settings: dict) -> dict[Path, Exception]:
-    with measured(cell.folder) if cell.left else nullcontext():
-        run_stream(cell.stream, copy.deepcopy(cell.method), model, cell.seed, cell.folder, **settings)
-    return {}
-
-
-def _abreast(job: list[Cell], model, settings: dict) -> dict[Path, Exception]:
-    from .abreast import Plan, run_abreast
-    return run_abreast([Plan(cell.folder, cell.stream, copy.deepcopy(cell.method), cell.seed) for cell in job], model, **settings)
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, InputError):
-        return str(error)
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(last.filename).name}, line {last.lineno})"
-
-
-@contextmanager
-def _frozen():
-    """The loop collects garbage after every task; what is there before it, all of torch, need not be searched each time."""
-    gc.collect()
-    mine = not gc.get_freeze_count()
-    if mine:
-        gc.freeze()
-    try:
-        yield
-    finally:
-        if mine:
-            gc.unfreeze()

@@ -10,6 +10,7 @@
     continual.save("adapter")                       # a plain PEFT adapter, and beside it what the method remembers
 
     continual = Continual.load("adapter", model)    # next month, in a new process
+    continual.check({"support": rows}, max_drop=0.05)                      # raises before a worse adapter is published
 
 What the loop has to do, and all of it: one optimizer over continual.parameters(); the loss that the model returns for labels,
 divided by the micro-batches of a step where gradients accumulate. loops.py puts the method's hooks where they belong, and a
@@ -25,14 +26,17 @@ from __future__ import annotations
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Callable
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from .adapters import Adapted, load_adapter, load_config, scaling_of, unusual
+from .checks import compared, held_out
 from .errors import InputError
-from .loops import Hooks, OpenTask, Rows, RowsProbe, TaskCallback, overrides
-from .lora import Lora, Pair, copied, each, inner
+from .loops import Hooks, OpenTask, Rows, RowsProbe, TaskCallback, fitting
+from .lora import Lora, Pair, apart, copied, each
 from .method import Method, seed_of
 from .methods import make_method
 from .models import suggested
@@ -61,7 +65,7 @@ class Continual:
         settings = Settings(**{**suggested(model), **{key: value for key, value in given.items() if value is not None}})
         if min(keep, batch_size) < 1:
             raise InputError(f"expected keep and batch_size to be 1 or more, found {keep} and {batch_size}")
-        self.method, self.seed, self.keep, self.batch_size = _fit(make_method(method)), seed, keep, batch_size
+        self.method, self.seed, self.keep, self.batch_size = fitting(make_method(method)), seed, keep, batch_size
         self._named = method if isinstance(method, str) else name_of(method)
         self._base = _base(model)
         self._lora = {"targets": settings.targets if isinstance(settings.targets, str) else list(settings.targets),
@@ -185,10 +189,14 @@ class Continual:
         self._wear_last()
 
     def _wear_last(self) -> None:
+        self._wear(self._versions[-1] if self._versions else None)
+
+    def _wear(self, version: Version | None) -> nn.Module:
+        """The model with that version's adapter, or with none."""
         sites, rank = self._adapted.sites, self._adapted.rank
         nothing = {path: Pair(torch.zeros(rank, d_in), torch.zeros(d_out, rank)) for path, (d_in, d_out) in sites.items()}
-        self._adapted.wear(self._versions[-1].result if self._versions else nothing)
-        self.model.eval()
+        self._adapted.wear(version.result if version else nothing)
+        return self.model.eval()
 
     def _need_closed(self) -> None:
         if self._task:
@@ -213,6 +221,25 @@ class Continual:
                              "a larger keep holds more of them")
         self._versions = self._versions[:-count]
         self._wear_last()
+
+    def check(self, probes, max_drop: float, scorer: Callable = held_out) -> pd.DataFrame:
+        """Is the newest version worse than an earlier one that is kept (after the first task: than the base)? Returns the scores
+        and the drop of every probe; raises errors.Worse where a drop is above max_drop, so that a script ends there, with a status
+        that is not 0, before it publishes. From a shell: mbf check.
+
+        probes: {name: held-out rows}, or rows alone. scorer: scorer(model, rows) -> a number, higher is better; by default minus
+        the mean loss of the rows' labelled tokens in nats (checks.held_out), and max_drop is in the scorer's units.
+        """
+        self._need_closed()
+        if not self._versions:
+            raise InputError("expected a learned task before check(), found none")
+        versions = self._versions if len(self._versions) > 1 else [None, *self._versions]
+        names = [f"{len(version.names)} {version.names[-1]}" if version else "0 base" for version in versions]
+        try:
+            return compared(names, lambda k: self._wear(versions[k]), probes if isinstance(probes, dict) else {"held out": probes},
+                            max_drop, scorer)
+        finally:
+            self._wear_last()
 
     def save(self, path: str | Path) -> Path:
         """Writes the folder `path`, or replaces what an earlier save wrote there: a plain PEFT adapter, beside it the method's
@@ -281,23 +308,3 @@ def _base(model: nn.Module) -> dict[str, str]:
         raise InputError("expected a base model without adapters, found one that wears some: load it anew")
     return {"name": getattr(model, "name_or_path", "") or "", "dtype": str(next(model.parameters()).dtype),
             "fingerprint": fingerprint(model)}
-
-
-def _fit(method: Method) -> Method:
-    card = method.card
-    if overrides(method, "data"):
-        raise InputError(f"expected a method that leaves the rows to the loop, found {card.title}, which chooses them: take "
-                         "'seqlora' and mix earlier rows into your batches")
-    if card.routes or card.task_id:
-        raise InputError(f"expected a method whose result is one plain adapter, found {card.title}, which needs more at test "
-                         "time")
-    return method
-
-
-def apart(one: Lora, other: Lora) -> float:
-    """||B1 A1 - B2 A2|| / ||B1 A1||, over all modules together."""
-    size, cross, rest = (sum(float(inner(x[path], y[path])) for path in one)
-                         for x, y in ((one, one), (one, other), (other, other)))
-    square = size - 2 * cross + rest
-    return (max(square, 0.0) / size) ** 0.5 if size else float(square > 0)
-

@@ -13,3 +13,11 @@ class InputError(ValueError):
     def __init__(self, message: object = ""):
         line = "".join(c if c.isprintable() else " " for c in str(message))
         super().__init__(line if len(line) <= LONGEST else f"{line[:LONGEST - 500]} ... {line[-490:]}")
+
+
+class Worse(Exception):
+    """A version of an adapter that is worse than an earlier one. `table`: its scores and theirs."""
+
+    def __init__(self, message: str, table=None):
+        super().__init__(message)
+        self.table = table

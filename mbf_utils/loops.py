@@ -11,6 +11,8 @@ loss is wanted. The moments, none of which the loop has to know of:
 w makes a penalty count once a window, however many micro-batches it has. transformers' Trainer hands a forward the number N
 of answer tokens in its window, takes the loss as a sum over N and does not divide it again: w = tokens / N, whose sum over
 the window is 1. Without N the loss is a mean that the loop divides by its micro-batches, the penalty with it: w = 1.
+TRL's SFTTrainer makes its loss itself, of the log-probabilities l of the labelled tokens that its forward returns, -sum l / N:
+there l <- l - penalty for each of them, which comes to the same w. Logits it has none, and a penalty that asks for them is refused.
 
 The steps are seen through PyTorch's hooks on all optimizers, so also inside Accelerate and under a gradient scaler, which
 leaves them out where it skips a step. An optimizer that is none of PyTorch's (DeepSpeed's) is not seen, and said to be missing.
@@ -39,6 +41,18 @@ from .text import IGNORE, Batch
 def overrides(method: Method, *hooks: str) -> bool:
     """Whether the method has a rule of its own at any of these hooks."""
     return any(getattr(type(method), hook) is not getattr(Method, hook) for hook in hooks)
+
+
+def fitting(method: Method) -> Method:
+    """The method, if its result is one plain adapter and it leaves the rows to the loop; else an InputError."""
+    card = method.card
+    if overrides(method, "data"):
+        raise InputError(f"expected a method that leaves the rows to the loop, found {card.title}, which chooses them: take "
+                         "'seqlora' and mix earlier rows into your batches")
+    if card.routes or card.task_id:
+        raise InputError(f"expected a method whose result is one plain adapter, found {card.title}, which needs more at test "
+                         "time")
+    return method
 
 
 # ---- batches and rows
@@ -120,10 +134,15 @@ class RowsProbe(Probe):
         return list(self._examples)
 
     def _collate(self, rows: list[Row]) -> Batch:
-        ids, mask, labels = (nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=value).to(self._adapted.device)
-                             for parts, value in (([row.ids for row in rows], 0), ([torch.ones_like(row.ids) for row in rows], 0),
-                                                  ([row.labels for row in rows], IGNORE)))
-        return batch_of(ids, mask, labels)
+        return collated(rows, self._adapted.device)
+
+
+def collated(rows: list[Row], device="cpu") -> Batch:
+    """Rows padded on the right to the longest."""
+    ids, mask, labels = (nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=value).to(device)
+                         for parts, value in (([row.ids for row in rows], 0), ([torch.ones_like(row.ids) for row in rows], 0),
+                                              ([row.labels for row in rows], IGNORE)))
+    return batch_of(ids, mask, labels)
 
 
 def summed(value: Tensor) -> Tensor:
@@ -149,6 +168,20 @@ class OpenTask(Task):
 
 
 # ---- the hooks
+class Absent:
+    """In place of logits that a forward did not make: whoever looks at them is told so."""
+
+    def __init__(self, title: str):
+        self._title = title
+
+    def __getattr__(self, name):
+        raise InputError(f"expected logits for the penalty of {self._title}, found a forward that makes none (TRL's fused loss): "
+                         "use transformers' Trainer")
+
+    def __getitem__(self, index):
+        return self.shape
+
+
 class Hooks:
     """A method's hooks in the loop of somebody else's, until remove(). trained: all that the loop's optimizer has to hold."""
 
@@ -179,10 +212,13 @@ class Hooks:
             raise InputError("expected a forward of the model before its penalty, found none")
         return self._penalty(logits, batch_of(self._batch.ids, self._batch.mask, labels))
 
-    def _penalty(self, logits: Tensor, batch: Batch):
+    def _penalty(self, logits: Tensor | None, batch: Batch):
         self._counted = True
-        whole = logits is not None and logits.shape[1] == batch.ids.shape[1]
-        return self._method.penalty(self._live, self._task, batch, logits[:, batch.keep] if whole else logits)
+        if logits is None:
+            logits = Absent(self._method.card.title)
+        elif logits.shape[1] == batch.ids.shape[1]:
+            logits = logits[:, batch.keep]
+        return self._method.penalty(self._live, self._task, batch, logits)
 
     def _before_forward(self, module, args, kwargs) -> None:
         if self._outer not in (None, module):
@@ -207,7 +243,10 @@ class Hooks:
                              "return_dict")
         count = kwargs.get("num_items_in_batch")
         weight = 1.0 if count is None else self._batch.tokens / count
-        out.loss = out.loss + weight * self._penalty(out.logits, self._batch)
+        penalty, log_probs = self._penalty(out.logits if "logits" in out else None, self._batch), getattr(out, "log_probs", None)
+        out.loss = out.loss + weight * penalty
+        if log_probs is not None:                   # TRL's: (b, T - 1), or (b, T) of shifted labels
+            out.log_probs = log_probs - penalty * out.label_mask
         return out
 
     def _ours(self, optimizer) -> bool:
@@ -257,6 +296,11 @@ class TaskCallback(TrainerCallback):
         if args.label_smoothing_factor and overrides(self._continual.method, "penalty"):
             raise InputError("expected label_smoothing_factor=0, for the Trainer then makes a loss without the penalty, found "
                              f"{args.label_smoothing_factor}")
+        mine = overrides(self._continual.method, "before_batch", "mix", "penalty")
+        if mine and (getattr(args, "packing", False) or getattr(args, "padding_free", False)):              # TRL's settings
+            raise InputError("expected rows that are not packed, for the method looks at each, found packing or padding_free")
+        if mine and (kind := getattr(args, "loss_type", "nll")) != "nll":
+            raise InputError(f"expected loss_type='nll', for a penalty is added to that loss, found {kind!r}")
         self._task = self._continual.begin(self._name, self._batches)
 
     def on_train_begin(self, args, state, control, **others):

@@ -96,3 +96,11 @@ def compact(pair: Pair) -> Pair:
     """The same B A at no more than the rank min(d_out, d_in) that such a matrix can have; nothing is lost but rounding."""
     most = min(pair.B.shape[0], pair.A.shape[1])
     return truncate(pair, most)[0] if pair.A.shape[0] > most else pair
+
+
+def apart(one: Lora, other: Lora) -> float:
+    """||B1 A1 - B2 A2|| / ||B1 A1||, over all modules together."""
+    size, cross, rest = (sum(float(inner(x[path], y[path])) for path in one)
+                         for x, y in ((one, one), (one, other), (other, other)))
+    square = size - 2 * cross + rest
+    return (max(square, 0.0) / size) ** 0.5 if size else float(square > 0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from transformers.utils import logging
 
 from mbf_utils.errors import InputError
 from mbf_utils.guards import enough_memory, is_want_of_memory
+from mbf_utils.sharding import wanted
 
 BASES = Path(__file__).parent / "bases"
 BUILT_IN = ("tiny", "small")
@@ -23,10 +25,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def choose_device(device: str = "auto") -> str:
-    """"auto" is the first there is of cuda, mps and cpu; any other name is taken as it is."""
+    """"auto" is the first there is of cuda, mps and cpu, of several cards this process's own; any other name is taken as it is."""
     if device != "auto":
         return str(device)
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    rank = os.environ.get("LOCAL_RANK")
+    if torch.cuda.is_available():
+        return f"cuda:{rank}" if rank else "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def choose_dtype(dtype="auto", device: str = "cpu") -> torch.dtype:
@@ -109,7 +114,7 @@ def load_model(name_or_path="tiny", device="auto", dtype="auto", quantize=None):
                     place, dtype=dtype, quantization_config=quantization, use_safetensors=True,
                     trust_remote_code=False, local_files_only=local, device_map={"": device} if quantization else None)
             if not quantization:
-                model.to(device)
+                model.to("cpu" if wanted() else device)          # sharding takes it from there
         except Exception as error:                  # of whatever kind: each library has its own for a damaged or missing file
             if is_want_of_memory(error):
                 raise

@@ -96,9 +96,9 @@ class Run:
             raise InputError(f"expected the numbers of test rows in {self.folder}, found none: an older version made this run")
         summary = metrics.summary(self.matrix, logs[0].get("baseline"), rows)
         readings = {"_options": self.options, "_score": self._table("matrix-score.csv")}
-        for suffix, table in readings.items():
-            if table.notna().any(axis=None):
-                found = metrics.summary(table, logs[0].get(f"baseline{suffix}"), rows)
+        for suffix, R in readings.items():
+            if R.notna().any(axis=None):
+                found = metrics.summary(R, logs[0].get(f"baseline{suffix}"), rows)
                 summary |= {f"{name}{suffix}": value for name, value in found.items()}
         return summary | {"general_loss": float(self.general.iloc[-1])}
 

@@ -27,6 +27,7 @@ from .probe import Probe
 from .results import Run
 from .scores import score_of
 from .settings import Settings
+from .sharding import place, shard
 from .sources import load_stream
 from .store import Store, save_value, table, write_table
 from .streams import Stream
@@ -59,8 +60,7 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
     if len(set(stream.names)) < len(stream):
         raise InputError(f"expected tasks of different names, found {stream.names}")
     accelerator = accelerator_for(model)
-    if accelerator.num_processes > 1:
-        model.to(accelerator.device)                # each process has its own card
+    place(model, accelerator)
     main = partial(on_main, accelerator)
     temporary = (tempfile.TemporaryDirectory(prefix="mbf-", ignore_cleanup_errors=True)
                  if out is None and accelerator.is_main_process else None)
@@ -69,6 +69,7 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
     with enough_memory("to learn", lower(settings)), \
             installed(model, targets_of(settings), settings.rank, settings.alpha, settings.dropout, settings.checkpointing) as adapted, \
             Store(folder, config, resume, main) as store:
+        shard(adapted, accelerator)
         done = store.finished()
         if done:
             method.memory = store.memory(adapted.device)

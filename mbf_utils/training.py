@@ -29,6 +29,7 @@ from .errors import InputError
 from .lora import Start
 from .method import Method, Task, seed_of
 from .settings import Settings
+from .sharding import average, prepare, wanted
 from .text import collate, encode
 
 
@@ -46,7 +47,7 @@ def window_plan(n: int, settings: Settings, processes: int, seed: int) -> list[l
 def accelerator_for(model: nn.Module) -> Accelerator:
     """An Accelerator whose autocast follows the base's own type on CUDA; elsewhere there is none."""
     first = next(model.parameters())
-    kind = first.device.type
+    kind = "cuda" if wanted() else first.device.type                 # to be sharded, it waits on the CPU
     precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(first.dtype, "no") if kind == "cuda" else "no"
     made = {**PartialState._shared_state, **AcceleratorState._shared_state}     # Accelerate keeps its first choices for good
     if made and (made.get("_mixed_precision", precision), made["device"].type) != (precision, kind):
@@ -95,7 +96,7 @@ def _train(adapted, method, task, tokenizer, settings, accelerator, load, save) 
     task.steps = len(windows)
     optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay,
                                   fused=accelerator.device.type in ("cpu", "cuda"))
-    model, optimizer = accelerator.prepare(adapted.model, optimizer)
+    model, optimizer = prepare(adapted, optimizer, accelerator)
     bends = type(method).mix is not Method.mix
     batch = None
     mixing = adapted.mixing(method.mix, slice(task.index - 1, task.index), lambda: batch) if bends else nullcontext()
@@ -126,6 +127,7 @@ def _train(adapted, method, task, tokenizer, settings, accelerator, load, save) 
                     whole = share * (mean + method.penalty(live, task, batch, logits))
                     accelerator.backward(whole * accelerator.num_processes)           # processes average their gradients
                     loss = loss + share * mean.detach()
+            average(trained, accelerator)
             if settings.clip:
                 accelerator.clip_grad_norm_(trained, settings.clip)
             method.edit_grads(live, task)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from toy import FAST, contents, toy_model
 
+from mbf_utils import cells
 from mbf_utils import comparison as module
 from mbf_utils.comparison import Base, compare, plan
 from mbf_utils.costs import cost_file, reset_peak
@@ -180,7 +181,7 @@ def test_the_peak_of_memory_is_the_cell_s_own_and_not_an_earlier_one_s(stream, m
 
 def test_a_base_is_loaded_once_for_all_cells_of_a_process(stream, monkeypatch, tmp_path):
     loads = []
-    monkeypatch.setattr(module, "load_model", lambda *base: loads.append(base) or toy_model())
+    monkeypatch.setattr(cells, "load_model", lambda *base: loads.append(base) or toy_model())
     compare(stream[:1], ["slao", "seqlora"], [0, 1], Base("somewhere", "cpu"), tmp_path, **FAST)
     assert loads == [("somewhere", "cpu", "auto", None)]
 

@@ -92,7 +92,7 @@ def stranger(continual, index, tokenizer, name=None):
             optimizer.zero_grad()
 
 
-def trainer_of(continual, index, tokenizer, folder, **options):
+def trainer_of(continual, index, tokenizer, folder, callbacks=None, **options):
     rows, windows = windows_of(index, tokenizer)
     ordered = [single(row) for window in windows for micro in window for row in micro]
     arguments = TrainingArguments(
@@ -106,7 +106,7 @@ def trainer_of(continual, index, tokenizer, folder, **options):
         return padded([([i for i, y in zip(*row) if y == -100], [y for y in row[1] if y != -100])
                        for row in ((row["input_ids"], row["labels"]) for row in rows)])
     return Trainer(model=continual.model, args=arguments, train_dataset=ordered, data_collator=collator,
-                   callbacks=[continual.callback(STREAM.names[index - 1], one_by_one)])
+                   callbacks=[continual.callback(STREAM.names[index - 1], one_by_one)] if callbacks is None else callbacks)
 
 
 def close(one, two):
@@ -139,6 +139,50 @@ def test_the_trainer_learns_what_our_loop_learns(name, ours, tmp_path):
         trainer_of(continual, index, tokenizer, tmp_path).train()
         assert continual.names == STREAM.names[:index]
         close(latest(continual), ours(name)[0][index - 1])
+
+
+@pytest.fixture
+def sft(tmp_path):
+    """A maker of TRL's SFTTrainers with the rows and settings of trainer_of; its loss is one of its own."""
+    trl = pytest.importorskip("trl")
+    datasets = pytest.importorskip("datasets")
+
+    def make(continual, index, tokenizer, **options):
+        like = trainer_of(continual, index, tokenizer, tmp_path, callbacks=[])
+        same = ("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "learning_rate", "weight_decay",
+                "max_grad_norm", "lr_scheduler_type", "train_sampling_strategy", "use_cpu", "report_to", "save_strategy",
+                "disable_tqdm", "logging_strategy", "remove_unused_columns")
+        arguments = trl.SFTConfig(str(tmp_path), **{key: getattr(like.args, key) for key in same}, bf16=False, max_length=None,
+                                  gradient_checkpointing=False, dataset_kwargs={"skip_prepare_dataset": True}, **options)
+        one_by_one = [padded([row]) for row in windows_of(index, tokenizer)[0]]
+        return trl.SFTTrainer(model=continual.model, args=arguments, train_dataset=datasets.Dataset.from_list(like.train_dataset),
+                              data_collator=None if "padding_free" in options else like.data_collator, processing_class=tokenizer,
+                              callbacks=[continual.callback(STREAM.names[index - 1], one_by_one)])
+    return make
+
+
+@pytest.mark.parametrize("name", ["slao", "olora", "keeplora"])
+def test_trls_sft_trainer_learns_what_our_loop_learns(name, ours, sft):
+    """It makes its loss of log-probabilities, without the model's own loss and without logits."""
+    model, tokenizer = toy_model()
+    continual = Continual(model, method_of(name), **LORA)
+    for index in (1, 2, 3):
+        sft(continual, index, tokenizer).train()
+        assert continual.names == STREAM.names[:index]
+        close(latest(continual), ours(name)[0][index - 1])
+
+
+def test_what_trls_loss_cannot_hold_is_refused(sft):
+    model, tokenizer = toy_model()
+    continual = Continual(model, method_of("lwf"), **LORA)
+    sft(continual, 1, tokenizer).train()            # the first task has no penalty yet
+    with pytest.raises(InputError, match="expected logits for the penalty of LwF.*use transformers' Trainer"):
+        sft(continual, 2, tokenizer).train()
+    continual.abandon()
+    with pytest.raises(InputError, match="loss_type='nll'"):
+        sft(continual, 2, tokenizer, loss_type="dft")
+    with pytest.raises(InputError, match="rows that are not packed"):
+        sft(continual, 2, tokenizer, padding_free=True)
 
 
 def test_micro_batches_of_a_hugging_face_loss_hold_the_penalty_once(ours):

@@ -9,12 +9,12 @@ from mbf_utils.methods import METHODS
 PACKAGE = Path(__file__).resolve().parent.parent / "mbf_utils"
 LAYERS = {
     0: "errors lora subspaces metrics streams words rows prompts rouge guards",
-    1: "world published folders tables hub text adapters geometry theory updates",
-    2: "sources models method scores settings documents",
+    1: "world published folders tables hub text adapters geometry theory updates sharding",
+    2: "sources models method scores settings documents chats",
     3: "methods probe",
-    4: "training evaluation store costs titles loops versions packing",
-    5: "presets results runs abreast reports comparison reproduce search merging continual pretrain anatomy lives "
-       "contract beliefs remerge similarity",
+    4: "training evaluation store costs titles loops versions packing checks",
+    5: "presets results runs abreast cells reports comparison reproduce search merging continual pretrain anatomy lives "
+       "contract beliefs remerge similarity cluster serving",
     6: "plots looks plots_views plots_merge plots_similarity plots_results plots_geometry plots_pairs plots_explore "
        "plots_example",
     7: "widgets explorers explorers_tasks lessons printing commands cli bench",
@@ -38,7 +38,8 @@ NEIGHBOURS = {
     "reports": {"results"},
     "anatomy": {"results"},
     "abreast": {"runs"},
-    "comparison": {"abreast", "reports", "results", "runs"},
+    "cells": {"abreast", "runs"},
+    "comparison": {"cells", "cluster", "reports", "results"},
     "search": {"comparison", "reports"},
     "costs": {"store"},
     "plots": {"looks"},
@@ -62,6 +63,8 @@ NEIGHBOURS = {
     "commands": {"bench", "printing"},
     "guards": {"errors"},
     "store": {"packing"},
+    "sharding": {"adapters"},
+    "checks": {"loops"},
 }
 ONLY_IN = {"peft": {"adapters"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
 

@@ -498,7 +498,12 @@ def parallel_cases(accelerator, batch_size) -> dict[str, torch.Tensor]:
     second, _, more = trained(slao, DATA[:11], 2, **settings)
     stacked = with_past(Stacked())
     third, _, last = trained(stacked, DATA[:11], 3, **{**settings, "batch_size": batch_size // 2, "accumulation": 4})
-    return {"slao": factors(second), "stacked": factors(third), "losses": torch.tensor(losses + more + last),
+    sd_lora = METHODS["sd_lora"](rate=5.0)          # a stack of directions, bent bottlenecks, magnitudes for all
+    fourth, task, _ = trained(sd_lora, DATA[:9], **settings)
+    sd_lora.finish(copied(fourth.live()), task)
+    fifth, _, lasts = trained(sd_lora, DATA[:11], 2, **settings)
+    return {"slao": factors(second), "stacked": factors(third), "sd_lora": factors(fifth),
+            "magnitudes": sd_lora.extra["a"].detach(), "losses": torch.tensor(losses + more + last + lasts),
             "gates": torch.cat([gate.detach() for gate in stacked.extra.values()])}
 
 
@@ -522,7 +527,7 @@ def test_two_processes_learn_what_one_with_the_same_effective_batch_learns(tmp_p
     run = Run(tmp_path / "found-run")
     assert run.config["effective_batch"] == 4 and len(run.logs) == 3 and not list(run.folder.rglob(".*.tmp"))
     one = parallel_cases(Accelerator(cpu=True), batch_size=4)
-    assert (one["gates"] - 1).abs().max() > 1e-3
+    assert (one["gates"] - 1).abs().max() > 1e-3 and (one["magnitudes"] - 0.8 / 5).abs().min() > 1e-3
     for name, expected in one.items():
         assert torch.equal(here[name], there[name]), name
         assert torch.allclose(here[name], expected, atol=2e-4), (name, (here[name] - expected).abs().max())

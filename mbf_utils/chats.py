@@ -1,0 +1,94 @@
+"""Conversations as rows to train on: the loss lies on the assistant's turns, each with its end, and on nothing else.
+
+    {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}, ...]}
+
+A conversation is written by the tokenizer's own chat template. Each turn of the assistant is cut out of that text: it begins
+where the prompt for it ends (the template up to there, with its generation prompt), so a model trained on the rows is asked
+at test time exactly what it was trained on; prompt and answer are tokenised apart for the same reason. Some templates write earlier
+turns in another way than the last one (a reasoning model's thoughts are dropped): a conversation then becomes one row a turn.
+"""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from jinja2 import TemplateError
+
+from .errors import InputError
+from .text import IGNORE, token_ids
+
+
+def chat_rows(tokenizer, conversations, max_length: int = 1024) -> list[dict[str, list[int]]]:
+    """Rows of input_ids, attention_mask and labels (-100 where there is no loss), for Continual.task, a Trainer or in_batches.
+
+    conversations: dicts with `messages`, or lists of messages. Of a conversation longer than max_length tokens the last turns are
+    left out, whole. Raises InputError where the tokenizer has no template, or a conversation no turn that fits.
+    """
+    if tokenizer.chat_template is None:
+        raise InputError(f"expected a tokenizer with a chat template, found none in {tokenizer.name_or_path!r}: take a chat model")
+    found = []
+    for k, given in enumerate(conversations):
+        messages = given["messages"] if isinstance(given, dict) and "messages" in given else given
+        if not isinstance(messages, (list, tuple)) or not any(message["role"] == "assistant" for message in messages):
+            raise InputError(f"expected messages with a turn of the assistant in conversation {k}, found {str(given)[:80]}")
+        rows = [_fitting(tokenizer, pieces, max_length) for pieces in _pieces(tokenizer, list(messages), k)]
+        if not any(rows):
+            raise InputError(f"expected a first turn of at most {max_length} tokens in conversation {k}, found a longer one: raise "
+                             "max_length or leave it out")
+        found += filter(None, rows)
+    return found
+
+
+def read_chats(file: str | Path) -> list[dict] | None:
+    """The conversations of a JSON Lines file with `messages`; None where it is something else."""
+    try:
+        with open(file, encoding="utf-8") as lines:
+            first = lines.readline()
+            if not isinstance(row := json.loads(first), dict) or "messages" not in row:
+                return None
+            return [row, *(json.loads(line) for line in lines if line.strip())]
+    except (OSError, UnicodeDecodeError, ValueError):
+        return None
+
+
+def in_batches(rows: list[dict], size: int, pad: int = 0) -> list[dict[str, torch.Tensor]]:
+    """The rows in their order, `size` a batch, padded on the right: input_ids, attention_mask and labels (b, T)."""
+    fill = {"input_ids": pad, "attention_mask": 0, "labels": IGNORE}
+    return [{key: torch.nn.utils.rnn.pad_sequence([torch.as_tensor(row[key]) for row in rows[k:k + size]], True, value)
+             for key, value in fill.items()} for k in range(0, len(rows), size)]
+
+
+def _pieces(tokenizer, messages: list[dict], k: int) -> list[list[tuple[str, str]]]:
+    """Rows of (text without loss, turn of the assistant): one row for the conversation, or where need be one a turn."""
+    ends = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    turns = []
+    for i in ends:
+        before, after = _written(tokenizer, messages[:i], k, True), _written(tokenizer, messages[:i + 1], k)
+        if not after.startswith(before):
+            raise InputError("expected a chat template that begins the assistant's turn with its generation prompt, found in "
+                             f"conversation {k} {after[:len(before)][-40:]!r} instead of {before[-40:]!r}")
+        stripped = after.rstrip()                   # white space after the end of a turn is no part of it
+        turns.append((before, stripped if stripped.endswith(tuple(tokenizer.all_special_tokens)) else after))
+    if all(later[0].startswith(earlier[1]) for earlier, later in zip(turns, turns[1:])):
+        begins = ["", *(after for _, after in turns[:-1])]
+        return [[(before[len(begin):], after[len(before):]) for begin, (before, after) in zip(begins, turns)]]
+    return [[(before, after[len(before):])] for before, after in turns]
+
+
+def _written(tokenizer, messages: list[dict], k: int, prompt: bool = False) -> str:
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+    except TemplateError as error:
+        raise InputError(f"expected messages that the chat template takes in conversation {k}, found: {error}") from None
+
+
+def _fitting(tokenizer, pieces: list[tuple[str, str]], max_length: int) -> dict[str, list[int]] | None:
+    """The row of as many whole pieces as fit; None where the first does not."""
+    ids, labels = [], []
+    for prompt, turn in zip(*(token_ids(tokenizer, list(texts)) for texts in zip(*pieces))):
+        if len(ids) + len(prompt) + len(turn) > max_length:
+            break
+        ids += prompt + turn
+        labels += [IGNORE] * len(prompt) + turn
+    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels} if ids else None

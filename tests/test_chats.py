@@ -1,0 +1,82 @@
+"""Conversations as rows: which tokens carry loss, under templates that write turns in different ways."""
+import json
+
+import pytest
+from tiny import word_tokenizer
+
+from mbf_utils.chats import chat_rows, in_batches, read_chats
+from mbf_utils.errors import InputError
+
+PLAIN = ("{% for m in messages %}{% if m['role'] == 'user' %}one {{ m['content'] }} two {% else %}{{ m['content'] }} </s>\n"
+         "{% endif %}{% endfor %}")
+# the way of templates that write a turn's beginning themselves, and drop the thoughts of all but the last turn
+THINKS = ("{% for m in messages %}{% if m['role'] == 'user' %}one {{ m['content'] }} two {% else %}three "
+          "{{ m['content'].split('six')[-1] if not loop.last else m['content'] }} </s> {% endif %}{% endfor %}"
+          "{% if add_generation_prompt %}three {% endif %}")
+CHAT = [{"role": "user", "content": "red"}, {"role": "assistant", "content": "good six bad"},
+        {"role": "user", "content": "green blue"}, {"role": "assistant", "content": "bad"}]
+
+
+def tokenizer_of(template):
+    tokenizer = word_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def shown(tokenizer, rows):
+    """Each row's words, those with loss in brackets."""
+    found = []
+    for row in rows:
+        assert set(row["attention_mask"]) == {1} and len(row["attention_mask"]) == len(row["input_ids"]) == len(row["labels"])
+        assert all(label in (-100, token) for token, label in zip(row["input_ids"], row["labels"]))
+        words = tokenizer.convert_ids_to_tokens(row["input_ids"])
+        found.append(" ".join(word if label == -100 else f"[{word}]" for word, label in zip(words, row["labels"])))
+    return found
+
+
+def test_the_assistants_turns_and_their_ends_carry_the_loss_and_nothing_else():
+    tokenizer = tokenizer_of(PLAIN)
+    expected = ["one red two [good] [six] [bad] [</s>] one green blue two [bad] [</s>]"]
+    for given in ({"messages": CHAT}, CHAT):
+        assert shown(tokenizer, chat_rows(tokenizer, [given])) == expected
+    unanswered = [*CHAT, {"role": "user", "content": "five"}]
+    assert shown(tokenizer, chat_rows(tokenizer, [unanswered])) == expected
+
+
+def test_where_earlier_turns_are_written_in_another_way_every_turn_is_a_row():
+    tokenizer = tokenizer_of(THINKS)
+    assert shown(tokenizer, chat_rows(tokenizer, [CHAT])) == ["one red two three [good] [six] [bad] [</s>]",
+                                                              "one red two three bad </s> one green blue two three [bad] [</s>]"]
+
+
+def test_too_long_a_conversation_loses_its_last_turns_whole():
+    tokenizer = tokenizer_of(PLAIN)
+    first = ["one red two [good] [six] [bad] [</s>]"]
+    assert [shown(tokenizer, chat_rows(tokenizer, [CHAT], n)) for n in (7, 12)] == [first, first]
+    assert len(chat_rows(tokenizer, [CHAT], 13)[0]["labels"]) == 13
+    with pytest.raises(InputError, match="a first turn of at most 6 tokens in conversation 1, found a longer one"):
+        chat_rows(tokenizer, [CHAT[2:], CHAT], 6)
+
+
+@pytest.mark.parametrize("template, given, sentence", [
+    (None, CHAT, "a tokenizer with a chat template"), (PLAIN, CHAT[:1], "a turn of the assistant in conversation 0"),
+    (PLAIN, {"prompt": "x"}, "found {'prompt': 'x'}"),
+    ("{{ raise_exception('roles must alternate') }}", CHAT, "found: roles must alternate"),
+    (PLAIN + "{% if add_generation_prompt %}three {% endif %}", CHAT, "begins the assistant's turn with its generation prompt")])
+def test_what_cannot_be_read_is_a_sentence(template, given, sentence):
+    with pytest.raises(InputError, match=sentence):
+        chat_rows(tokenizer_of(template), [given])
+
+
+def test_batches_are_padded_on_the_right_and_files_are_told_by_their_first_line(tmp_path):
+    tokenizer = tokenizer_of(PLAIN)
+    rows = chat_rows(tokenizer, [CHAT, CHAT[2:], CHAT[:2]])
+    batches = in_batches(rows, 2, pad=0)
+    assert [tuple(batch["labels"].shape) for batch in batches] == [(2, 13), (1, 7)]
+    assert batches[0]["input_ids"][1].tolist() == rows[1]["input_ids"] + [0] * 7 and batches[0]["labels"][1, 6:].eq(-100).all()
+    assert batches[0]["attention_mask"].sum(1).tolist() == [13, 6]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in (CHAT, CHAT[:2])))
+    assert [row["messages"] for row in read_chats(file)] == [CHAT, CHAT[:2]]
+    (tmp_path / "other.jsonl").write_text('{"prompt": "x", "answer": "y"}\n')
+    assert read_chats(tmp_path / "other.jsonl") is None and read_chats("world-5") is None
