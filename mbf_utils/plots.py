@@ -71,7 +71,7 @@ def forgetting_curves(matrices: Mapping, title: str | None = None, reading: str 
     so_far = {method: np.stack([values[:, i, :i + 1].mean(axis=1) for i in range(len(tasks))], axis=1)   # (seeds, T)
               for method, values in scores.items()}
     shown = np.unique(np.linspace(0, len(tasks) - 1, min(len(tasks), PANELS)).round().astype(int))
-    columns = min(len(shown) + 1, 3 if len(shown) < 9 else 4)
+    columns = min(len(shown) + 1, 2 if len(shown) == 3 else 3 if len(shown) < 9 else 4)
     rows = len(shown) // columns + 1
     seeds = max(len(values) for values in scores.values())
     spread = "One seed." if seeds == 1 else f"Lines: mean of {seeds} seeds; bands: one standard deviation."
@@ -144,7 +144,7 @@ def comparison(table: pd.DataFrame, value: str = "AA", error: str | None = None,
     spread = table[error].to_numpy(dtype=float) if error in table.columns else np.full(len(table), np.nan)
     ranks = {"AA": "rank", "AA_options": "rank_options"}.get(value)
     name = METRICS.get(value.removesuffix("_options"), value)
-    subtitle = f"Scored by {'options' if value.endswith('_options') else 'exact match'}. " if "%" in name else ""
+    subtitle = f"Scored by {'the best of the labels' if value.endswith('_options') else 'exact match'}. " if "%" in name else ""
     subtitle += f"Bars: one standard deviation over {over}." if np.isfinite(spread).any() else "One seed: no spread."
     leads = who_leads(value, name, methods, titles, values, spread, list(table[ranks]) if ranks in table.columns else None)
     figure = canvas(WIDTH, 1.5 + (0.42 if len(table) < 16 else 0.3) * len(table), title or leads, subtitle + marked(methods))

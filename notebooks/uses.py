@@ -12,7 +12,8 @@ from pathlib import Path
 
 NAME = "mbf_utils"
 READERS = {"committed": "notebooks/runs/{}", "pool": "notebooks/{}", "measured": "figures/{}-matrices.csv",
-           "scores": "figures/{}-matrices.csv", "table": "figures/{}.csv"}                     # functions of lessons
+           "scores": "figures/{}-matrices.csv", "table": "figures/{}.csv", "runs_of": "figures/{}-runs.csv",
+           "results": "figures/{}-runs.csv", "matrices_of": "figures/{}-matrices.csv"}                  # functions of lessons
 MAGIC = re.compile(r"^(\s*)[!%].*$", re.MULTILINE)
 
 

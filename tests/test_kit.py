@@ -191,12 +191,13 @@ run = mbf.run_stream(mbf.load_stream("world-5", limit=16), method="slao", batch_
 assert run.matrix.shape == mbf.lessons.committed("slao").matrix.shape == (5, 5)
 assert "slao" in mbf.lessons.measured("world-5", order="1", model="tiny", named=False)
 """
-# as in Colab: neither the repository nor an installed mbf-utils can be seen
+# as in Colab: neither the repository nor an installed mbf-utils can be seen; what else is installed can, where its venv lies in the
+# repository too
 AWAY = f"""
 import sys
 import importlib.metadata as installed
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
-sys.path = [folder for folder in sys.path if not folder.startswith({str(ROOT)!r})]
+sys.path = [folder for folder in sys.path if not folder.startswith({str(ROOT)!r}) or "site-packages" in folder]
 def from_name(name, real=installed.Distribution.from_name):
     if name == "mbf-utils":
         raise installed.PackageNotFoundError(name)

@@ -100,7 +100,15 @@ def test_a_folder_without_a_finished_run_is_told(tmp_path):
         pool(tmp_path)
 
 
-def test_the_committed_runs_pool_to_themselves():
-    _, found = pool(ROOT / "notebooks" / "runs", "AA")
+def test_the_committed_runs_pool_to_themselves_and_runs_of_fewer_tasks_not_with_them(tmp_path):
+    runs = [committed(folder.name) for folder in sorted((ROOT / "notebooks" / "runs").iterdir()) if folder.is_dir()]
+    whole = [run for run in runs if len(run.names) == 5]
+    for run in whole:
+        hand_in(tmp_path / run.method, run.method)
+    _, found = pool(tmp_path, "AA")
+    assert set(found["method"]) == {run.method for run in whole}
     for method, AA in zip(found["method"], found["AA"]):
         assert AA == pytest.approx(committed(method).metrics()["AA"])
+    if len(whole) < len(runs):
+        with pytest.raises(InputError, match="found tasks"):
+            pool(ROOT / "notebooks" / "runs")

@@ -29,16 +29,17 @@ def test_differences_are_paired_means_with_t_intervals_the_highest_on_top():
     assert bars[0].lines[0].get_xdata()[0] == pytest.approx(d.mean()) and (high - low) / 2 == pytest.approx(half, rel=1e-5)
     hollow = [bar.lines[0].get_markerfacecolor() == "white" for bar in bars]
     assert hollow == [False, True, False]                            # of sequential LoRA the interval holds 0
-    assert title(figure) == "O-LoRA (lambda1=0.1) is above SLAO; SLAO, random start is below it; the seeds do not tell 1 from it"
-    assert title(plots_results.differences(SCORES[["slao", "seqlora"]], "slao")) == "The seeds do not tell any of 1 from SLAO"
-    assert title(plots_results.differences(SCORES[["slao", "slao_random"]], "slao")) == "SLAO, random start is below SLAO"
+    assert title(figure) == ("O-LoRA (lambda1=0.1) is above SLAO; “SLAO, random start” is below it; "
+                             "the runs do not tell sequential LoRA from it")
+    assert title(plots_results.differences(SCORES[["slao", "seqlora"]], "slao")) == "The runs do not tell sequential LoRA from SLAO"
+    assert title(plots_results.differences(SCORES[["slao", "slao_random"]], "slao")) == "“SLAO, random start” is below SLAO"
 
 
 def test_seeds_that_one_of_both_lacks_are_left_out():
     scores = SCORES.assign(seqlora=[30.0, math.nan, 41.0])
     figure = plots_results.differences(scores, "slao")
     assert figure.axes[0].containers[1].lines[0].get_xdata()[0] == pytest.approx((-10 - 1) / 2)
-    assert "2 to 3 seeds" in figure.texts[1].get_text().replace("\n", " ")
+    assert "2 to 3 runs" in figure.texts[1].get_text().replace("\n", " ")
 
 
 def test_orders_show_the_mean_of_each_order_and_name_the_widest():
