@@ -46,7 +46,7 @@ class Picture(Figure):
         return {"image/png": b64encode(png(self)).decode(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
 
 
-def png(figure: Figure, dpi: int = DPI, colours: int = 192, kmeans: int = 0) -> bytes:
+def png(figure: Figure, dpi: int = DPI, colours: int = 96, kmeans: int = 0) -> bytes:
     """The figure as PNG in few colours: a third of the bytes, so notebooks stay light; equal figures give equal bytes."""
     whole, small = io.BytesIO(), io.BytesIO()
     figure.savefig(whole, format="png", dpi=dpi)

@@ -17,9 +17,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MOVING = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
-          if any("(interactive: run this cell to use it)" in "".join(output.get("data", {}).get("text/plain", ""))
-                 for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] for output in cell.get("outputs", ()))]
+
+
+def explorers_in(path: Path) -> int:
+    """How many widgets a built notebook shows."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return sum("(interactive: run this cell to use it)" in "".join(output.get("data", {}).get("text/plain", ""))
+               for cell in cells for output in cell.get("outputs", ()))
+
+
+MOVING = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if explorers_in(path)]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
 ABSENT = [name for name in ("playwright", "jupyterlab") if not importlib.util.find_spec(name)]
 MISSING = "no Chromium is on PATH" if not CHROMIUM else f"not installed: {', '.join(ABSENT)}" if ABSENT else ""
@@ -149,7 +156,8 @@ def test_every_control_moves_picture_and_words(path, lab, browser):
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
     page.set_default_timeout(240_000)
     page.evaluate(RUN)
-    page.wait_for_selector(".mbf-explorer img", state="attached")
+    count = explorers_in(path)                      # a cell has run before the page shows what it made: wait for all of them
+    page.wait_for_function("n => document.querySelectorAll('.mbf-explorer img').length >= n", arg=count)
     explorers = page.query_selector_all(".mbf-explorer")
     moved = 0
     for n, explorer in enumerate(explorers):
@@ -170,7 +178,7 @@ def test_every_control_moves_picture_and_words(path, lab, browser):
                 again = wait_for(page, n, lambda state: state == start)
                 assert again == start, f"{where}: not back where it began"
                 moved += 1
-    assert len(explorers) > 0 and moved >= len(explorers)
+    assert len(explorers) == count and moved >= count
     assert page.evaluate("window.kernelErrors") == []
     assert page.query_selector_all(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']") == []
     assert (outside, errors) == ([], [])

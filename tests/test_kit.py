@@ -39,6 +39,7 @@ PACKAGE = {
     "notebooks/runs/ours/tasks/1/log.json": "2",
     "figures/world-5-matrices.csv": "3",
     "figures/world-5.csv": "4",
+    "figures/world-5-runs.csv": "6",
     "figures/other.csv": "5",
 }
 ONE = {"methods/__init__", "methods/one", "methods/two", "pictures"}
@@ -81,6 +82,8 @@ def repository(tmp_path_factory) -> Path:
     ("load_stream('world-5')", set()),
     ("mbf.lessons.scores('world-5', 'AA')", {"world-5-matrices.csv"}),
     ("mbf.lessons.table('other')", {"other.csv"}),
+    ("mbf.lessons.results('world-5'), mbf.lessons.results('world-6')", {"world-5-runs.csv"}),
+    ("mbf.lessons.first_measured('world-6', 'world-5')", {"world-5-matrices.csv"}),
     ("[file for file in figures.glob('*-matrices.csv')]", {"world-5-matrices.csv"}),
     ("[mbf.lessons.table(file.name[:7]) for file in figures.glob('*-matrices.csv')]", {"world-5-matrices.csv", "world-5.csv"}),
     ("read_csv('../figures/other.csv')", {"other.csv"}),

@@ -15,7 +15,7 @@ LAYERS = {
     4: "training evaluation store costs titles loops versions",
     5: "results runs reports comparison search merging continual pretrain anatomy lives contract beliefs remerge similarity findings",
     6: "plots looks plots_views plots_merge plots_similarity plots_results plots_geometry plots_pairs plots_explore plots_example",
-    7: "widgets explorers explorers_tasks lessons printing commands cli bench",
+    7: "widgets explorers explorers_tasks explorers_views lessons printing commands cli bench",
     8: "__main__",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
@@ -24,7 +24,7 @@ NEIGHBOURS = {"lora": {"errors", "subspaces"}, "subspaces": {"errors"}, "metrics
               "words": {"errors"}, "rows": {"errors", "streams"}, "prompts": {"errors", "streams"}, "theory": {"geometry"}, "updates": {"geometry"}, "runs": {"results"}, "reports": {"results"}, "findings": {"reports"}, "anatomy": {"results"},
               "comparison": {"results", "runs", "reports"}, "search": {"comparison", "reports"}, "costs": {"store"}, "plots": {"looks"}, "plots_results": {"plots", "looks"},
               "plots_geometry": {"plots", "looks"}, "plots_explore": {"plots", "plots_geometry", "looks"}, "plots_views": {"plots", "looks"}, "plots_merge": {"plots", "plots_geometry", "looks"}, "plots_similarity": {"plots", "plots_merge", "looks"}, "plots_pairs": {"plots", "plots_geometry", "looks"},
-              "plots_example": {"plots", "plots_explore", "looks"}, "contract": {"lives"}, "continual": {"runs"}, "versions": {"store"}, "beliefs": {"results", "runs"}, "remerge": {"results", "runs", "anatomy"}, "explorers": {"widgets"}, "explorers_tasks": {"widgets"}, "lessons": {"widgets"}, "cli": {"commands"}, "commands": {"bench", "printing"}}
+              "plots_example": {"plots", "plots_explore", "looks"}, "contract": {"lives"}, "continual": {"runs"}, "versions": {"store"}, "beliefs": {"results", "runs"}, "remerge": {"results", "runs", "anatomy"}, "explorers": {"widgets"}, "explorers_tasks": {"widgets"}, "explorers_views": {"widgets", "explorers"}, "lessons": {"widgets"}, "cli": {"commands"}, "commands": {"bench", "printing"}}
 ONLY_IN = {"peft": {"adapters"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
 
 FILES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mbf_utils.errors import InputError
+from mbf_utils import lessons
 from mbf_utils.lessons import ROOT, check, committed, measured, pool, scores, setup, table
 from mbf_utils.metrics import average_accuracy
 
@@ -112,3 +113,30 @@ def test_the_committed_runs_pool_to_themselves_and_runs_of_fewer_tasks_not_with_
     if len(whole) < len(runs):
         with pytest.raises(InputError, match="found tasks"):
             pool(ROOT / "notebooks" / "runs")
+
+
+def test_a_comparison_that_is_not_there_is_told_and_not_missed(capsys):
+    assert lessons.results("world-6").empty and lessons.matrices_of("world-6") is None and lessons.runs_of("world-6").empty
+    assert capsys.readouterr().out.count("world-6") == 3
+    assert lessons.first_measured("world-6", "world-5") == "world-5"
+    assert capsys.readouterr().out == "shown: world-5, because world-6 has not been made\n"
+    with pytest.raises(InputError, match="world-6 or world-7"):
+        lessons.first_measured("world-6", "world-7")
+
+
+def test_results_have_a_block_for_every_base_and_form_of_prompt(tmp_path, monkeypatch):
+    each = pd.DataFrame([{"stream": "world-5", "order": "1", "named": named, "model": model, "method": method, "setting": None, "seed": seed,
+                          "AA": 40.0 + seed, "AA_options": 50.0 + seed + (method == "slao")}
+                         for model in ("tiny", "small") for named in (False, True) for method in ("slao", "seqlora") for seed in range(3)])
+    (tmp_path / "figures").mkdir()
+    each.to_csv(tmp_path / "figures" / "toy-runs.csv", index=False)
+    monkeypatch.setattr(lessons, "ROOT", tmp_path)
+    found = lessons.results("toy")
+    assert len(found) == 8 and set(found["base"]) == {"tiny", "small"} and set(found["prompts"]) == {"name the data set", "do not"}
+    one = lessons.results("toy", ["slao"], model="tiny", named=True)
+    assert list(one.index) == ["SLAO"] and "base" not in one and one["labels less seqlora"].tolist() == ["+1.0 ± 0.0"]
+
+
+def test_a_folded_table_opens_and_an_empty_one_is_nothing():
+    shown = lessons.folded(pd.DataFrame({"a": [1]}), "more")._repr_html_()
+    assert shown.startswith("<details><summary>more</summary><table") and lessons.folded(pd.DataFrame(), "more")._repr_html_() == ""

@@ -60,3 +60,21 @@ def test_orders_show_the_mean_of_each_order_and_name_the_widest():
 def test_without_anything_to_compare_it_says_so(draw):
     with pytest.raises(InputError, match="expected"):
         draw()
+
+
+def newest(last, count=30, runs=3):
+    """Scores on the newest task that go from 90 to `last` in equal steps, a row a run."""
+    return pd.DataFrame([np.linspace(90, last, count) + run for run in range(runs)], columns=range(1, count + 1))
+
+
+def test_the_newest_task_is_a_line_a_method_and_the_title_pairs_the_ends():
+    figure = plots_results.newest({"seqlora": newest(90), "slao": newest(30)})
+    axis = figure.axes[0]
+    assert [line.get_label() for line in axis.get_lines()] == ["Sequential LoRA", "SLAO", "1/√i, in %"]
+    slao, weight = (line.get_ydata() for line in axis.get_lines()[1:])
+    assert slao[15] == pytest.approx(np.linspace(90, 30, 30)[14:17].mean() + 1) and weight[24] == pytest.approx(20)
+    assert title(figure).startswith("At the end the newest task is answered 57.9 ± 0.0 points worse with SLAO than with sequential LoRA: 33 % and 91 %")
+    unsure = plots_results.newest({"slao": newest(90).sample(frac=1, random_state=0).reset_index(drop=True), "seqlora": newest(90)})
+    assert title(unsure).startswith("At the end the runs do not tell SLAO from sequential LoRA")
+    with pytest.raises(InputError, match="of seqlora and of another"):
+        plots_results.newest({"slao": newest(30)})
