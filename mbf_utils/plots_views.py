@@ -31,7 +31,7 @@ def placement(table: pd.DataFrame, relative: bool, title: str | None = None, of:
     """
     _check(table, ("task", "layer", "part", "kind", "learned", "drift", "effective"), "anatomy.placement")
     unit = ", by the norm of the base's weight" if relative else ""
-    earlier = table[table.task < table.task.max()]
+    earlier = table[table.task < table.task.max()] if table.task.nunique() > 1 else table[table.drift > 0]
     panels = (("learned: ‖s Dᵢ‖", table, "learned"), ("drift: ‖s (ΔWₜ − ΔWᵢ)‖", table if earlier.empty else earlier, "drift"),
               ("effective rank of Dᵢ", table, "effective"))
     height = 2.6 + 0.28 * min(table.layer.nunique(), 2 * LAYERS)
