@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from . import __version__
+from . import __version__, findings
 from .errors import InputError
-from .plots import Picture, comparison
+from .plots import Picture, comparison, save
 from .reports import gather, pooled, scores_of, seed_scores
 from .results import Run
 
@@ -59,6 +59,73 @@ def table(name: str, **which) -> pd.DataFrame:
     for column, value in which.items():
         rows = rows[rows[column].astype(str) == str(value)]
     return rows.fillna({"setting": "", "rank": "", "rank_options": ""}).reset_index(drop=True)
+
+
+def runs_of(name: str, **which) -> pd.DataFrame:
+    """The rows of figures/NAME-runs.csv, one a run, whose columns have the values `which`; none, and a sentence that says so, where
+    the comparison has not been made."""
+    if not (ROOT / "figures" / f"{name}-runs.csv").is_file():
+        print(f"{name} is not in figures/: nothing is shown of it. figures/make.sh makes it.")
+        return pd.DataFrame(columns=["stream", "order", "named", "model", "method", "setting", "seed", "AA", "AA_options", "run"])
+    each = _read(f"{name}-runs")
+    for column, value in which.items():
+        each = each[each[column].astype(str) == str(value)]
+    return each.fillna({"setting": ""}).reset_index(drop=True)
+
+
+def matrices_of(name: str) -> pd.DataFrame | None:
+    """figures/NAME-matrices.csv as findings takes it; None, and a sentence that says so, where there is no such file."""
+    if not (ROOT / "figures" / f"{name}-matrices.csv").is_file():
+        print(f"The matrices of {name} are not in figures/: nothing is shown of them. figures/make.sh makes them.")
+        return None
+    return _read(f"{name}-matrices")
+
+
+def first_measured(*names: str) -> str:
+    """The first of these comparisons whose matrices are in figures/; says which."""
+    found = next((name for name in names if (ROOT / "figures" / f"{name}-matrices.csv").is_file()), None)
+    if found is None:
+        raise InputError(f"expected the matrices of {' or '.join(names)} in figures/, found none: figures/make.sh makes them")
+    print(f"shown: {found}" + (f", because {names[0]} has not been made" if found != names[0] else ""))
+    return found
+
+
+def results(name: str, methods: list[str] | None = None, **which) -> pd.DataFrame:
+    """A comparison as a reader takes it, from figures/NAME-runs.csv: a block for every stream, base and form of prompt, in it a row
+    a method (findings.methods) over all its orders and seeds, references below. Where `methods` chooses rows, ranks stay those
+    among all. ± is the standard deviation over the runs; "less seqlora" the mean paired difference with half of its 95 % interval.
+    """
+    blocks, each = [], runs_of(name, **which)
+    for (stream, named, model), rows in each.groupby(findings.SURROUNDINGS, sort=False):
+        found = findings.methods(rows)
+        kept = found if methods is None else found[found["method"].isin(methods)]
+        shown = findings.readable(kept)
+        about = {"base": model} if each["model"].nunique() > 1 else {}
+        about |= {"prompts": "name the data set" if named else "do not"} if each["named"].nunique() > 1 else {}
+        about |= {"stream": stream} if each["stream"].nunique() > 1 else {}
+        blocks.append(shown.assign(**about)[[*about, *shown.columns]])
+    return pd.concat(blocks).set_index("method") if blocks else pd.DataFrame()
+
+
+class folded:
+    """A table under a line that opens it: for rows that would crowd a page."""
+
+    def __init__(self, table: pd.DataFrame, summary: str):
+        self.table, self.summary = table, summary
+
+    def _repr_html_(self) -> str:
+        return f"<details><summary>{self.summary}</summary>{self.table.to_html(index=False)}</details>" if len(self.table) else ""
+
+    def __repr__(self) -> str:
+        return f"{self.summary}:\n{self.table.to_string(index=False)}" if len(self.table) else ""
+
+
+def keep(figure: Picture, name: str, table: pd.DataFrame | None = None) -> Picture:
+    """Writes a notebook's figure to figures/NAME.png, its table beside it, and gives the figure back, for the cell to show. A quick
+    pass writes nothing: what it shows is of fewer rows."""
+    if os.environ.get("MBF_FAST", "0") in ("", "0"):
+        save(figure, name, table, ROOT / "figures")
+    return figure
 
 
 def _read(name: str) -> pd.DataFrame:

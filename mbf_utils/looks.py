@@ -24,10 +24,12 @@ METRICS = MappingProxyType({
 })
 LOWER_IS_BETTER = ("forgetting", "general_loss")
 # Okabe and Ito's palette, which all kinds of colour vision tell apart
-LOOKS = MappingProxyType({                              # name: colour, marker, line (dashed: what is a bound, not a method)
+LOOKS = MappingProxyType({                              # name: colour, marker, line (dashed: a bound, or a variant of SLAO)
     "slao": ("#0072B2", "o", "-"), "seqlora": ("#D55E00", "s", "-"), "inclora": ("#E69F00", "^", "-"),
     "olora": ("#009E73", "D", "-"), "per_task": ("#222222", "*", "--"), "multi_task": ("#CC79A7", "P", "--"),
     "zero_shot": ("#8A8A8A", "X", ":"), "task_arithmetic": ("#7A4B2A", "h", "-"),
+    "slao_random": ("#12B5CB", "v", "--"), "slao_last_merged": ("#0B2A6F", "^", "-."), "slao_preserve": ("#7D6BE0", "D", ":"),
+    "slao_mean": ("#4FB0E8", "<", "--"), "slao_half": ("#1D1D5C", ">", "-."), "slao_no_merge": ("#8E5BD0", "p", ":"),
     "exact match": ("#D55E00", "s", "-"), "best of the labels": ("#56B4E9", "o", "--"),        # two readings of one run
     "without names": ("#D55E00", "s", "-"), "with names": ("#56B4E9", "o", "--"),              # two kinds of prompts
 })                                                      # a method without a row here gets its look from its name
@@ -128,7 +130,7 @@ def who_leads(value: str, name: str, methods: Sequence[str], titles: Sequence[st
                 f"{number(values[first], name)}{unit}; next {in_sentence(titles[second])}, {number(values[second], name)}{unit}")
     if ranks is not None and ranks[first]:
         if (last := int(ranks[first].split("–")[-1])) > 1:
-            sentence += f"; the seeds do not tell it from {last - 1} other{'s' * (last > 2)}"
+            sentence += f"; of all that were compared the seeds do not tell {last - 1} from it"
     elif abs(values[first] - values[second]) < np.nan_to_num(spread[[first, second]]).max():
         sentence += ": a difference within the spread"
     return aside + sentence

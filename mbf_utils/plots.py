@@ -46,7 +46,7 @@ class Picture(Figure):
         return {"image/png": b64encode(png(self)).decode(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
 
 
-def png(figure: Figure, dpi: int = DPI, colours: int = 192, kmeans: int = 0) -> bytes:
+def png(figure: Figure, dpi: int = DPI, colours: int = 96, kmeans: int = 0) -> bytes:
     """The figure as PNG in few colours: a third of the bytes, so notebooks stay light; equal figures give equal bytes."""
     whole, small = io.BytesIO(), io.BytesIO()
     figure.savefig(whole, format="png", dpi=dpi)
@@ -71,7 +71,7 @@ def forgetting_curves(matrices: Mapping, title: str | None = None, reading: str 
     so_far = {method: np.stack([values[:, i, :i + 1].mean(axis=1) for i in range(len(tasks))], axis=1)   # (seeds, T)
               for method, values in scores.items()}
     shown = np.unique(np.linspace(0, len(tasks) - 1, min(len(tasks), PANELS)).round().astype(int))
-    columns = min(len(shown) + 1, 3 if len(shown) < 9 else 4)
+    columns = min(len(shown) + 1, 2 if len(shown) == 3 else 3 if len(shown) < 9 else 4)
     rows = len(shown) // columns + 1
     seeds = max(len(values) for values in scores.values())
     spread = "One seed." if seeds == 1 else f"Lines: mean of {seeds} seeds; bands: one standard deviation."
@@ -144,7 +144,7 @@ def comparison(table: pd.DataFrame, value: str = "AA", error: str | None = None,
     spread = table[error].to_numpy(dtype=float) if error in table.columns else np.full(len(table), np.nan)
     ranks = {"AA": "rank", "AA_options": "rank_options", "AA_score": "rank_score"}.get(value)
     name = METRICS.get(value.removesuffix("_options").removesuffix("_score"), value)
-    by = {"options": "options", "score": "each task's own score"}.get(value.rpartition("_")[2], "exact match")
+    by = {"options": "the best of the labels", "score": "each task's own score"}.get(value.rpartition("_")[2], "exact match")
     subtitle = f"Scored by {by}. " if "%" in name else ""
     subtitle += f"Bars: one standard deviation over {over}." if np.isfinite(spread).any() else "One seed: no spread."
     leads = who_leads(value, name, methods, titles, values, spread, list(table[ranks]) if ranks in table.columns else None)

@@ -23,26 +23,27 @@ ALIKE = 1.1                                         # norms within this factor a
 RANDOM = 0.45                                       # opacity of what chance would give
 
 
-def placement(table: pd.DataFrame, relative: bool, title: str | None = None) -> Picture:
-    """Which layers and modules learn, and which forget? table: from anatomy.placement; relative: whether it was given the base's
-    weights, so that its norms are divided by theirs.
+def placement(table: pd.DataFrame, relative: bool, title: str | None = None, of: str = "") -> Picture:
+    """Which layers and modules learn, and which forget? table: from anatomy.placement, or its rows of one task; relative: whether
+    it was given the base's weights, so that its norms are divided by theirs; of: what the subtitle begins with.
 
     A row a layer, a column a kind of module; means over the tasks, of the drift over all but the last task.
     """
     _check(table, ("task", "layer", "part", "kind", "learned", "drift", "effective"), "anatomy.placement")
     unit = ", by the norm of the base's weight" if relative else ""
-    earlier = table[table.task < table.task.max()]
+    earlier = table[table.task < table.task.max()] if table.task.nunique() > 1 else table[table.drift > 0]
     panels = (("learned: ‖s Dᵢ‖", table, "learned"), ("drift: ‖s (ΔWₜ − ΔWᵢ)‖", table if earlier.empty else earlier, "drift"),
               ("effective rank of Dᵢ", table, "effective"))
     height = 2.6 + 0.28 * min(table.layer.nunique(), 2 * LAYERS)
     figure = canvas(WIDTH, height, title or _who_moves(_by_part(table, "learned"), _by_part(earlier, "drift"), table),
-                    f"Dᵢ: what task i changed; ΔWᵢ: the model after it, t the last task; Frobenius norms{unit}. Means over the "
-                    "tasks. White line: attention to the left, MLP to the right.", lines=2)
+                    f"{of}{'. ' * bool(of)}Dᵢ: what task i changed; ΔWᵢ: the model after it, t the last task; Frobenius norms{unit}. "
+                    f"{'Means over the tasks. ' * (table.task.nunique() > 1)}White line: attention to the left, MLP to the right.",
+                    lines=2)
     kinds = sorted(table.kind.unique(), key=lambda kind: (*table[table.kind == kind].part.ne("attention").unique(), _order(kind)))
     border = table[table.part == "attention"].kind.nunique()
     for axis, (heading, rows, column) in zip(figure.subplots(1, 3, sharey=True), panels):
         cells = rows.pivot_table(index="layer", columns="kind", values=column).reindex(columns=kinds)
-        image = axis.imshow(cells, cmap="cividis", aspect="auto", vmin=0)
+        image = axis.imshow(cells, cmap="cividis", aspect="auto", vmin=0, vmax=max(cells.max().max(), 1e-9))
         _numbers(axis, cells.to_numpy(), column)
         axis.axvline(border - 0.5, color="white", linewidth=3)
         axis.set_xticks(range(len(kinds)), [short(kind.removesuffix("_proj"), 8) for kind in kinds],
@@ -95,6 +96,25 @@ def _leader(means: pd.Series) -> tuple[str, str]:
     if ordered.iloc[0] < ALIKE * ordered.iloc[1]:
         return f"{' and '.join(sorted(ordered.index[:2], reverse=True))}", f"alike {numbers}"
     return ordered.index[0], f"more than {ordered.index[1]} {numbers}"
+
+
+def placement_in_words(table: pd.DataFrame, of: str) -> str:
+    """The numbers of `placement` in one sentence: which module learns and drifts most and least."""
+    means = table.groupby(["layer", "kind"], sort=False)[["learned", "drift"]].mean()
+    ends = {column: (means[column].idxmax(), means[column].max(), means[column].idxmin(), means[column].min()) for column in means}
+    said = [f"{column} most in layer {high[0]} {high[1]} ({most:.3f}) and least in layer {low[0]} {low[1]} ({least:.3f})"
+            for column, (high, most, low, least) in ends.items()]
+    return f"{of}: {'; '.join(said)}."
+
+
+def shares_in_words(tables: Mapping[str, pd.DataFrame], top: int, names: Sequence[str]) -> str:
+    """The last task's own share in every panel of `shares`, beside chance."""
+    own = {}
+    for method, table in tables.items():
+        rows = over_modules(table)
+        own[method] = rows[(rows.part == "own") & (rows.task == rows.task.max())].iloc[0]
+    said = [f"{title_of(method)} {100 * row.value:.1f} (of a random one {100 * row.expected:.1f})" for method, row in own.items()]
+    return f"Against the {top} strongest directions of each earlier update, the last task's ({names[-1]}) own in %: {', '.join(said)}."
 
 
 def shares(tables: Mapping[str, pd.DataFrame], names: Sequence[str] | None = None, title: str | None = None) -> Picture:

@@ -103,29 +103,38 @@ def scores_of(table: pd.DataFrame, reading: str = "labels", **which) -> dict[str
     """{method: [R of each seed]} from a table of `matrices`, as the plots take it. which: values of columns, order="1" for
     instance; a setting of a method is named with it, "olora (lambda1=0.5)"."""
     found: dict[str, list[pd.DataFrame]] = {}
-    for method, _, R in _chosen(table, reading, which):
+    orders = set()
+    for method, (order, _), R in by_run(table, reading, **which):
         found.setdefault(method, []).append(R)
+        orders.add(order)
+    if len(orders) > 1:
+        raise InputError(f"expected matrices of one order of the tasks, found {len(orders)}: name order=")
     return found
 
 
 def seed_scores(table: pd.DataFrame, metric: str = "AA", reading: str = "labels", **which) -> pd.DataFrame:
-    """One metric (a key of metrics.summary) from a table of `matrices`: a row a seed, a column a method; NaN where not run."""
+    """One metric (a key of metrics.summary) from a table of `matrices`: a row a seed, or a row an order and seed where several
+    orders are left; a column a method; NaN where not run."""
     found: dict[str, dict] = {}
-    for method, seed, R in _chosen(table, reading, which):
-        found.setdefault(method, {})[seed] = metrics.summary(R)[metric]
-    return pd.DataFrame(found).rename_axis("seed").sort_index()
+    for method, run, R in by_run(table, reading, **which):
+        found.setdefault(method, {})[run] = metrics.summary(R)[metric]
+    scores = pd.DataFrame({method: pd.Series(values) for method, values in found.items()})
+    scores.index = pd.MultiIndex.from_tuples(scores.index, names=["order", "seed"])
+    return (scores if scores.index.unique("order").size > 1 else scores.droplevel("order")).sort_index()
 
 
-def _chosen(table: pd.DataFrame, reading: str, which: dict):
-    """(method with its setting, seed, R), run by run, of the one setup that the values `which` of columns leave."""
+def by_run(table: pd.DataFrame, reading: str = "labels", **which):
+    """(method with its setting, (order, seed), R), run by run, from a table of `matrices`, of the one stream, base and form of
+    prompt that the values `which` of columns leave."""
     for column, value in {"reading": reading, **which}.items():
         table = table[table[column].astype(str) == str(value)]
     if table.empty:
         raise InputError(f"expected scores of {which or 'any setup'} by {reading}, found none in the table")
-    if len(setups := table[["stream", "order", "named", "model"]].drop_duplicates()) > 1:
-        raise InputError(f"expected scores of one stream, order and base, found {len(setups)} of them: name order=, model= or named=")
-    for (method, setting, seed), rows in table.fillna({"setting": ""}).groupby(["method", "setting", "seed"], sort=False):
-        yield f"{method} ({setting})" if setting else method, seed, rows.set_index("after")[rows["after"].tolist()]
+    if len(setups := table[["stream", "named", "model"]].drop_duplicates()) > 1:
+        raise InputError(f"expected scores of one stream and base, found {len(setups)} of them: name model= or named=")
+    table = table.assign(setting=table["setting"].fillna(""), order=table["order"].astype(str))
+    for (method, setting, order, seed), rows in table.groupby(["method", "setting", "order", "seed"], sort=False):
+        yield f"{method} ({setting})" if setting else method, (order, seed), rows.set_index("after")[rows["after"].tolist()]
 
 
 def _hash(value) -> str:

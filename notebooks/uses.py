@@ -12,7 +12,8 @@ from pathlib import Path
 
 NAME = "mbf_utils"
 READERS = {"committed": "notebooks/runs/{}", "pool": "notebooks/{}", "measured": "figures/{}-matrices.csv",
-           "scores": "figures/{}-matrices.csv", "table": "figures/{}.csv"}                     # functions of lessons
+           "scores": "figures/{}-matrices.csv", "table": "figures/{}.csv", "runs_of": "figures/{}-runs.csv",
+           "results": "figures/{}-runs.csv", "matrices_of": "figures/{}-matrices.csv", "first_measured": "figures/{}-matrices.csv"}                  # functions of lessons
 MAGIC = re.compile(r"^(\s*)[!%].*$", re.MULTILINE)
 
 
@@ -70,7 +71,7 @@ def runs_and_tables(trees: list[ast.Module], root: Path) -> set[Path]:
     found += [start / word for start in (root, notebooks, figures) for word in tables]
     for node in [node for tree in trees for node in calls(tree)]:
         if last_name(node) in READERS and node.args:
-            told = strings(node.args[0]) if isinstance(node.args[0], ast.Constant) else words
+            told = set().union(*map(strings, node.args)) if all(isinstance(arg, ast.Constant) for arg in node.args) else words
             named = [root / READERS[last_name(node)].format(word) for word in told if re.fullmatch(r"[\w-][\w.-]*", word)]
             named = [path for path in named if path.exists()]
             found += named if named or last_name(node) != "committed" else [notebooks / "runs"]      # a name put together: all

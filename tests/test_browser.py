@@ -1,7 +1,7 @@
 """The notebooks with controls in a real JupyterLab: every control is moved by keyboard, and picture and read-out have to follow.
 
 Needs Playwright and a Chromium of the system; skipped with a reason where one is missing. Nothing of the user's Jupyter is
-touched: its folders lie in a temporary place, and so does what is opened.
+touched: its folders lie in a temporary place, and so does what is opened. MBF_SHOTS names a folder for screenshots, to look at.
 """
 import importlib.util
 import json
@@ -17,9 +17,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MOVING = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
-          if any("(interactive: run this cell to use it)" in "".join(output.get("data", {}).get("text/plain", ""))
-                 for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] for output in cell.get("outputs", ()))]
+
+
+def explorers_in(path: Path) -> int:
+    """How many widgets a built notebook shows."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return sum("(interactive: run this cell to use it)" in "".join(output.get("data", {}).get("text/plain", ""))
+               for cell in cells for output in cell.get("outputs", ()))
+
+
+MOVING = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if explorers_in(path)]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
 ABSENT = [name for name in ("playwright", "jupyterlab") if not importlib.util.find_spec(name)]
 MISSING = "no Chromium is on PATH" if not CHROMIUM else f"not installed: {', '.join(ABSENT)}" if ABSENT else ""
@@ -115,6 +122,12 @@ def wait_for(page, n: int, holds, seconds: float = 30) -> dict:
     return state
 
 
+def shoot(element, name: str) -> None:
+    if folder := os.environ.get("MBF_SHOTS"):
+        element.scroll_into_view_if_needed()
+        element.screenshot(path=f"{folder}/{name}.png")
+
+
 def keys(control) -> list[tuple]:
     """What can be moved in one control: (name, element to focus, key, element to focus, key that takes it back)."""
     moves = []
@@ -149,12 +162,14 @@ def test_every_control_moves_picture_and_words(path, lab, browser):
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
     page.set_default_timeout(240_000)
     page.evaluate(RUN)
-    page.wait_for_selector(".mbf-explorer img", state="attached")
+    count = explorers_in(path)                      # a cell has run before the page shows what it made: wait for all of them
+    page.wait_for_function("n => document.querySelectorAll('.mbf-explorer img').length >= n", arg=count)
     explorers = page.query_selector_all(".mbf-explorer")
     moved = 0
     for n, explorer in enumerate(explorers):
         start = wait_for(page, n, lambda state: state["width"] > 0)
         assert start["width"] > 400 and start["words"] and not start["failed"], f"{path.stem}, explorer {n + 1}: {start}"
+        shoot(explorer, f"{path.stem[:2]}-{n + 1}")
         for k, control in enumerate(explorer.query_selector_all(".mbf-control")):
             for name, element, key, other, back in keys(control):
                 where = f"{path.stem}, explorer {n + 1}, control {k + 1} ({name})"
@@ -164,13 +179,17 @@ def test_every_control_moves_picture_and_words(path, lab, browser):
                 assert after["picture"] != start["picture"], f"{where}: the picture stayed ({after['words']})"
                 assert after["words"] != start["words"], f"{where}: the read-out stayed"
                 assert after["width"] > 400 and not after["failed"], f"{where}: {after['words']}"
+                shoot(explorer, f"{path.stem[:2]}-{n + 1}-{k + 1}-{moved}")
                 assert explorer.evaluate("box => box.contains(document.activeElement)"), f"{where}: the key took the focus away"
                 other.focus()
                 page.keyboard.press(back)
                 again = wait_for(page, n, lambda state: state == start)
                 assert again == start, f"{where}: not back where it began"
                 moved += 1
-    assert len(explorers) > 0 and moved >= len(explorers)
+    assert len(explorers) == count and moved >= count
+    if os.environ.get("MBF_SHOTS"):
+        for at, cell in enumerate(page.query_selector_all(".jp-Cell")):
+            shoot(cell, f"{path.stem[:2]}-cell-{at:02d}")
     assert page.evaluate("window.kernelErrors") == []
     assert page.query_selector_all(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']") == []
     assert (outside, errors) == ([], [])

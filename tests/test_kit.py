@@ -39,6 +39,7 @@ PACKAGE = {
     "notebooks/runs/ours/tasks/1/log.json": "2",
     "figures/world-5-matrices.csv": "3",
     "figures/world-5.csv": "4",
+    "figures/world-5-runs.csv": "6",
     "figures/other.csv": "5",
 }
 ONE = {"methods/__init__", "methods/one", "methods/two", "pictures"}
@@ -81,6 +82,8 @@ def repository(tmp_path_factory) -> Path:
     ("load_stream('world-5')", set()),
     ("mbf.lessons.scores('world-5', 'AA')", {"world-5-matrices.csv"}),
     ("mbf.lessons.table('other')", {"other.csv"}),
+    ("mbf.lessons.results('world-5'), mbf.lessons.results('world-6')", {"world-5-runs.csv"}),
+    ("mbf.lessons.first_measured('world-6', 'world-5')", {"world-5-matrices.csv"}),
     ("[file for file in figures.glob('*-matrices.csv')]", {"world-5-matrices.csv"}),
     ("[mbf.lessons.table(file.name[:7]) for file in figures.glob('*-matrices.csv')]", {"world-5-matrices.csv", "world-5.csv"}),
     ("read_csv('../figures/other.csv')", {"other.csv"}),
@@ -191,12 +194,13 @@ run = mbf.run_stream(mbf.load_stream("world-5", limit=16), method="slao", batch_
 assert run.matrix.shape == mbf.lessons.committed("slao").matrix.shape == (5, 5)
 assert "slao" in mbf.lessons.measured("world-5", order="1", model="tiny", named=False)
 """
-# as in Colab: neither the repository nor an installed mbf-utils can be seen
+# as in Colab: neither the repository nor an installed mbf-utils can be seen; what else is installed can, where its venv lies in the
+# repository too
 AWAY = f"""
 import sys
 import importlib.metadata as installed
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
-sys.path = [folder for folder in sys.path if not folder.startswith({str(ROOT)!r})]
+sys.path = [folder for folder in sys.path if not folder.startswith({str(ROOT)!r}) or "site-packages" in folder]
 def from_name(name, real=installed.Distribution.from_name):
     if name == "mbf-utils":
         raise installed.PackageNotFoundError(name)

@@ -14,10 +14,10 @@ LAYERS = {
     3: "methods probe",
     4: "training evaluation store costs titles loops versions packing checks",
     5: "presets results runs abreast cells reports comparison reproduce search merging continual pretrain anatomy lives "
-       "contract beliefs remerge similarity cluster serving",
+       "contract beliefs remerge similarity cluster serving findings",
     6: "plots looks plots_views plots_merge plots_similarity plots_results plots_geometry plots_pairs plots_explore "
        "plots_example",
-    7: "widgets explorers explorers_tasks lessons printing commands cli bench",
+    7: "widgets explorers explorers_tasks lessons printing commands cli bench explorers_views",
     8: "__main__",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
@@ -39,7 +39,7 @@ NEIGHBOURS = {
     "anatomy": {"results"},
     "abreast": {"runs"},
     "cells": {"abreast", "runs"},
-    "comparison": {"cells", "cluster", "reports", "results"},
+    "comparison": {"cells", "cluster", "reports", "results", "runs"},
     "search": {"comparison", "reports"},
     "costs": {"store"},
     "plots": {"looks"},
@@ -65,6 +65,8 @@ NEIGHBOURS = {
     "store": {"packing"},
     "sharding": {"adapters"},
     "checks": {"loops"},
+    "findings": {"reports"},
+    "explorers_views": {"explorers", "widgets"},
 }
 ONLY_IN = {"peft": {"adapters"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mbf_utils.errors import InputError
+from mbf_utils import lessons
 from mbf_utils.lessons import ROOT, check, committed, measured, pool, scores, setup, table
 from mbf_utils.metrics import average_accuracy
 
@@ -61,8 +62,9 @@ def hand_in(folder, name="slao", seed=0, order=None, add=0.0, **changes):
     if order:
         config["stream"] |= {"order": order, "tasks": config["stream"]["tasks"][::-1], "fingerprint": f"of {order}"}
     (folder / "config.json").write_text(json.dumps(config))
-    table = pd.read_csv(folder / "matrix-options.csv", index_col=0)
-    (table + add).to_csv(folder / "matrix-options.csv")
+    for file, more in (("matrix.csv", 0.0), ("matrix-options.csv", add)):
+        table = pd.read_csv(folder / file, index_col=0) + more
+        table.set_axis(config["stream"]["tasks"], axis=1).to_csv(folder / file)
     return average_accuracy(run.options) + add
 
 
@@ -100,7 +102,42 @@ def test_a_folder_without_a_finished_run_is_told(tmp_path):
         pool(tmp_path)
 
 
-def test_the_committed_runs_pool_to_themselves():
-    _, found = pool(ROOT / "notebooks" / "runs", "AA")
+def test_the_committed_runs_pool_to_themselves_and_runs_of_fewer_tasks_not_with_them(tmp_path):
+    runs = [committed(folder.name) for folder in sorted((ROOT / "notebooks" / "runs").iterdir()) if folder.is_dir()]
+    whole = [run for run in runs if len(run.names) == 5]
+    for run in whole:
+        hand_in(tmp_path / run.method, run.method)
+    _, found = pool(tmp_path, "AA")
+    assert set(found["method"]) == {run.method for run in whole}
     for method, AA in zip(found["method"], found["AA"]):
         assert AA == pytest.approx(committed(method).metrics()["AA"])
+    if len(whole) < len(runs):
+        with pytest.raises(InputError, match="found tasks"):
+            pool(ROOT / "notebooks" / "runs")
+
+
+def test_a_comparison_that_is_not_there_is_told_and_not_missed(capsys):
+    assert lessons.results("world-6").empty and lessons.matrices_of("world-6") is None and lessons.runs_of("world-6").empty
+    assert capsys.readouterr().out.count("world-6") == 3
+    assert lessons.first_measured("world-6", "world-5") == "world-5"
+    assert capsys.readouterr().out == "shown: world-5, because world-6 has not been made\n"
+    with pytest.raises(InputError, match="world-6 or world-7"):
+        lessons.first_measured("world-6", "world-7")
+
+
+def test_results_have_a_block_for_every_base_and_form_of_prompt(tmp_path, monkeypatch):
+    each = pd.DataFrame([{"stream": "world-5", "order": "1", "named": named, "model": model, "method": method, "setting": None, "seed": seed,
+                          "AA": 40.0 + seed, "AA_options": 50.0 + seed + (method == "slao")}
+                         for model in ("tiny", "small") for named in (False, True) for method in ("slao", "seqlora") for seed in range(3)])
+    (tmp_path / "figures").mkdir()
+    each.to_csv(tmp_path / "figures" / "toy-runs.csv", index=False)
+    monkeypatch.setattr(lessons, "ROOT", tmp_path)
+    found = lessons.results("toy")
+    assert len(found) == 8 and set(found["base"]) == {"tiny", "small"} and set(found["prompts"]) == {"name the data set", "do not"}
+    one = lessons.results("toy", ["slao"], model="tiny", named=True)
+    assert list(one.index) == ["SLAO"] and "base" not in one and one["labels less seqlora"].tolist() == ["+1.0 ± 0.0"]
+
+
+def test_a_folded_table_opens_and_an_empty_one_is_nothing():
+    shown = lessons.folded(pd.DataFrame({"a": [1]}), "more")._repr_html_()
+    assert shown.startswith("<details><summary>more</summary><table") and lessons.folded(pd.DataFrame(), "more")._repr_html_() == ""

@@ -106,7 +106,7 @@ def test_a_comparison_has_the_best_on_top_references_below_a_line_and_names_the_
     assert title(plots.comparison(table.assign(AA=[51.0, 52, 80]))).endswith(": a difference within the spread")
     lowest = plots.comparison(table.assign(forgetting_options=[-2.0, 4, 9]), "forgetting_options")
     assert title(lowest).endswith("aside, Sequential LoRA has the lowest forgetting, −2.0 %; next SLAO, 4.0 %")
-    assert rows(lowest) == ["SLAO", "Sequential LoRA", "Multi-task"] and subtitle(lowest) == "Scored by options. One seed: no spread."
+    assert rows(lowest) == ["SLAO", "Sequential LoRA", "Multi-task"] and subtitle(lowest) == "Scored by the best of the labels. One seed: no spread."
 
 
 def test_a_title_says_whom_it_passes_over_and_no_more_than_the_ranks_carry():
@@ -115,8 +115,8 @@ def test_a_title_says_whom_it_passes_over_and_no_more_than_the_ranks_carry():
     over = "References and methods told the task or keeping old rows aside, O-LoRA has the highest average accuracy, 60.0 %; next SLAO, 50.0 %"
     assert title(plots.comparison(table)) == over + ": a difference within the spread"
     assert title(plots.comparison(table.assign(rank=["2–3", "1", "2–3", "", ""]))) == over
-    assert title(plots.comparison(table.assign(rank=["1–3", "1–2", "2–3", "", ""]))) == over + "; the seeds do not tell it from 1 other"
-    assert title(plots.comparison(table.assign(rank=["1–3", "1–3", "1–3", "", ""]))).endswith("; the seeds do not tell it from 2 others")
+    assert title(plots.comparison(table.assign(rank=["1–3", "1–2", "2–3", "", ""]))) == over + "; of all that were compared the seeds do not tell 1 from it"
+    assert title(plots.comparison(table.assign(rank=["1–3", "1–3", "1–3", "", ""]))).endswith("; of all that were compared the seeds do not tell 2 from it")
     assert title(plots.comparison(table.assign(rank="1", BWT=1.0), "BWT")).count("the seeds") == 0          # the rank is AA's
 
 

@@ -29,16 +29,17 @@ def test_differences_are_paired_means_with_t_intervals_the_highest_on_top():
     assert bars[0].lines[0].get_xdata()[0] == pytest.approx(d.mean()) and (high - low) / 2 == pytest.approx(half, rel=1e-5)
     hollow = [bar.lines[0].get_markerfacecolor() == "white" for bar in bars]
     assert hollow == [False, True, False]                            # of sequential LoRA the interval holds 0
-    assert title(figure) == "O-LoRA (lambda1=0.1) is above SLAO; SLAO, random start is below it; the seeds do not tell 1 from it"
-    assert title(plots_results.differences(SCORES[["slao", "seqlora"]], "slao")) == "The seeds do not tell any of 1 from SLAO"
-    assert title(plots_results.differences(SCORES[["slao", "slao_random"]], "slao")) == "SLAO, random start is below SLAO"
+    assert title(figure) == ("O-LoRA (lambda1=0.1) is above SLAO; “SLAO, random start” is below it; "
+                             "the runs do not tell sequential LoRA from it")
+    assert title(plots_results.differences(SCORES[["slao", "seqlora"]], "slao")) == "The runs do not tell sequential LoRA from SLAO"
+    assert title(plots_results.differences(SCORES[["slao", "slao_random"]], "slao")) == "“SLAO, random start” is below SLAO"
 
 
 def test_seeds_that_one_of_both_lacks_are_left_out():
     scores = SCORES.assign(seqlora=[30.0, math.nan, 41.0])
     figure = plots_results.differences(scores, "slao")
     assert figure.axes[0].containers[1].lines[0].get_xdata()[0] == pytest.approx((-10 - 1) / 2)
-    assert "2 to 3 seeds" in figure.texts[1].get_text().replace("\n", " ")
+    assert "2 to 3 runs" in figure.texts[1].get_text().replace("\n", " ")
 
 
 def test_orders_show_the_mean_of_each_order_and_name_the_widest():
@@ -59,3 +60,21 @@ def test_orders_show_the_mean_of_each_order_and_name_the_widest():
 def test_without_anything_to_compare_it_says_so(draw):
     with pytest.raises(InputError, match="expected"):
         draw()
+
+
+def newest(last, count=30, runs=3):
+    """Scores on the newest task that go from 90 to `last` in equal steps, a row a run."""
+    return pd.DataFrame([np.linspace(90, last, count) + run for run in range(runs)], columns=range(1, count + 1))
+
+
+def test_the_newest_task_is_a_line_a_method_and_the_title_pairs_the_ends():
+    figure = plots_results.newest({"seqlora": newest(90), "slao": newest(30)})
+    axis = figure.axes[0]
+    assert [line.get_label() for line in axis.get_lines()] == ["Sequential LoRA", "SLAO", "1/√i, in %"]
+    slao, weight = (line.get_ydata() for line in axis.get_lines()[1:])
+    assert slao[15] == pytest.approx(np.linspace(90, 30, 30)[14:17].mean() + 1) and weight[24] == pytest.approx(20)
+    assert title(figure).startswith("At the end the newest task is answered 57.9 ± 0.0 points worse with SLAO than with sequential LoRA: 33 % and 91 %")
+    unsure = plots_results.newest({"slao": newest(90).sample(frac=1, random_state=0).reset_index(drop=True), "seqlora": newest(90)})
+    assert title(unsure).startswith("At the end the runs do not tell SLAO from sequential LoRA")
+    with pytest.raises(InputError, match="of seqlora and of another"):
+        plots_results.newest({"slao": newest(30)})

@@ -82,7 +82,7 @@ slao = mbf.lessons.committed("slao")
 # ## How much of each task is left?
 
 # %%
-mbf.plots.forgetting_curves({"seqlora": sequential.matrix, "slao": slao.matrix})
+mbf.lessons.keep(mbf.plots.forgetting_curves({"seqlora": sequential.matrix, "slao": slao.matrix}), "00-forgetting")
 
 # %% [markdown]
 # A panel is a task; the line begins where the task is learned. What falls is forgetting. A curve may also *rise* again: a

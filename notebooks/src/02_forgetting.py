@@ -119,7 +119,8 @@ run = mbf.lessons.committed("seqlora")
 # Both readings of the same run. What lies between the two curves is knowledge that is still there under wrong words.
 
 # %%
-mbf.plots.forgetting_curves({"exact match": run.matrix, "best of the labels": run.options}, reading="two readings of sequential LoRA")
+curves = {"exact match": run.matrix, "best of the labels": run.options}
+mbf.lessons.keep(mbf.plots.forgetting_curves(curves, reading="two readings of sequential LoRA"), "02-readings")
 
 # %% [markdown]
 # ## Exercise 1: average accuracy by hand
@@ -158,7 +159,7 @@ mbf.plots.forgetting_curves({"without names": run.matrix, "with names": named.ma
 # One run of one seed. *Catch up:* this cell has several seeds, and other methods, without the training.
 
 # %% tags=["skip-execution"]
-mbf.lessons.table("world-5-named")[["method", "seeds", "AA", "AA_sd", "BWT", "BWT_sd"]].round(1)
+mbf.lessons.results("world-5-named")
 
 # %% [markdown]
 # ## What did it know before?

@@ -39,12 +39,13 @@ fields.assign(schedule=[f"{schedule(4):.2f} at task 4" for schedule in fields["s
 # %% [markdown]
 # ## How do we compare?
 #
-# All rows learned `world-5` with the same seeds: same data, same order of batches. So two rows of one seed are a *pair*, and the
-# difference of a pair has less noise than either score. Below: average accuracy after the last task, a row a seed.
+# All rows learned `world-5` in its first order with the same seeds: same data, same order of batches. So two rows of one seed are a
+# *pair*, and the difference of a pair has less noise than either score. Below: average accuracy after the last task, a row a seed.
 
 # %%
-labels = mbf.lessons.scores("world-5-ablations", "AA", "labels")
-exact = mbf.lessons.scores("world-5-ablations", "AA", "exact")
+name = mbf.lessons.first_measured("world-5-ablations", "world-5")
+which = dict(order="1", model="tiny", named=False)
+exact, labels = (mbf.lessons.scores(name, "AA", reading, **which)[["seqlora", *rows]] for reading in ("exact", "labels"))
 exact[["slao", "slao_random", "seqlora"]].round(1)
 
 # %% [markdown]
@@ -54,18 +55,18 @@ exact[["slao", "slao_random", "seqlora"]].round(1)
 # ## What does each change cost, by exact match?
 
 # %%
-mbf.plots_results.differences(exact, "slao")
+mbf.lessons.keep(mbf.plots_results.differences(exact, "slao", reading="exact match"), "04-ingredients-exact")
 
 # %% [markdown]
-# A filled point is carried by the seeds: its 95 % interval leaves out 0. A hollow one is not: these seeds cannot tell that row from
-# SLAO. With a dozen rows one filled point in twenty is chance.
+# A filled point is carried by the runs: its 95 % interval leaves out 0. A hollow one is not: these runs cannot tell that row from
+# SLAO. If no change made any difference, about one point in twenty would still be filled, by chance.
 #
 # ## And by the best of the task's labels?
 #
 # The same runs, asked only which of the task's own labels is likeliest: what is *known*, in whatever words.
 
 # %%
-mbf.plots_results.differences(labels, "slao")
+mbf.lessons.keep(mbf.plots_results.differences(labels, "slao", reading="the best of the labels"), "04-ingredients-labels")
 
 # %% [markdown]
 # ## Where should a task start?
@@ -75,8 +76,16 @@ mbf.plots_results.differences(labels, "slao")
 
 # %%
 starts = ["slao", "slao_random", "slao_last_merged", "slao_preserve"]
-found = mbf.lessons.measured("world-5-ablations", "exact")
-mbf.plots.forgetting_curves({name: found[name] for name in starts})
+found = mbf.lessons.measured(name, "exact", **which)
+mbf.plots.forgetting_curves({start: found[start] for start in starts})
+
+# %% [markdown]
+# The curves are means. What do the pairs say?
+
+# %%
+for start in starts[1:]:
+    print(mbf.findings.told(exact, "slao", start, "exact match"))
+    print(mbf.findings.told(labels, "slao", start, "best of the labels"))
 
 # %% [markdown]
 # ## Is it learned at all, or learned and forgotten?
@@ -85,18 +94,19 @@ mbf.plots.forgetting_curves({name: found[name] for name in starts})
 # not let a new task in, or because it lets it overwrite the old ones.
 
 # %%
-parts = pd.DataFrame({metric: mbf.lessons.scores("world-5-ablations", metric, "exact").mean()
-                      for metric in ("learning_accuracy", "BWT", "AA")})
+parts = pd.DataFrame({metric: mbf.lessons.scores(name, metric, "exact", **which)[exact.columns].mean()
+                      for metric in ("learning_accuracy", "BWT", "AA")}).rename(index=mbf.findings.title)
 parts.sort_values("AA", ascending=False).style.format("{:.1f}").background_gradient("Blues", subset=["learning_accuracy", "AA"])
 
 # %% [markdown]
 # ## Does the QR step matter?
 #
-# SLAO against the same without QR (`slao_ftba_mb`), and both with the merge of both factors.
+# SLAO against the same without QR (`slao_ftba_mb`); then the same two with both factors merged.
 
 # %%
-qr = exact[["slao", "slao_ftba_mb", "slao_merge_both", "slao_ftba_mba"]]
-mbf.plots_results.differences(qr, "slao_ftba_mb")
+for scores, reading in ((exact, "exact match"), (labels, "best of the labels")):
+    print(mbf.findings.told(scores, "slao", "slao_ftba_mb", reading))
+    print(mbf.findings.told(scores, "slao_merge_both", "slao_ftba_mba", reading))
 
 # %% [markdown]
 # ## Which schedule?
@@ -105,13 +115,13 @@ mbf.plots_results.differences(qr, "slao_ftba_mb")
 # closed form:
 
 # %%
-schedules = {name: [mbf.METHODS[name]().schedule(i) for i in range(1, 6)] for name in ("slao", "slao_mean", "slao_half")}
-weights = pd.DataFrame({name: mbf.theory.merge_weights(values)[-1] for name, values in schedules.items()},
+schedules = {row: [mbf.METHODS[row]().schedule(i) for i in range(1, 6)] for row in ("slao", "slao_mean", "slao_half")}
+weights = pd.DataFrame({row: mbf.theory.merge_weights(values)[-1] for row, values in schedules.items()},
                        index=[f"task {i}" for i in range(1, 6)])
 weights.round(2)
 
 # %%
-mbf.plots_results.differences(exact[["slao", "slao_mean", "slao_half", "slao_no_merge"]], "slao")
+mbf.plots_results.differences(exact[["slao", "slao_mean", "slao_half", "slao_no_merge"]], "slao", reading="exact match")
 
 # %% [markdown]
 # `slao_no_merge` replaces both factors: sequential LoRA with the QR start. The newest task has weight 1 there.
@@ -126,7 +136,7 @@ pd.concat([mbf.published.published("start"), mbf.published.published("merging")]
 # %% [markdown]
 # ## Try one yourself
 #
-# Any field can be changed. A schedule is a function of the task's number; this one forgets the newest task faster.
+# Any field can be changed. A schedule is a function of the task's number; this one takes less of every newer task than the paper's.
 
 # %%
 from mbf_utils.methods.slao import SLAO
@@ -136,7 +146,17 @@ mine = mbf.run_stream(stream, SLAO(schedule=lambda i: i ** -0.75))
 mine.matrix.style.format("{:.0f}", na_rep="")
 
 # %% [markdown]
-# To catch up without training: `mine = mbf.lessons.committed("slao")` is the run of the paper's schedule.
+# *Catch up:* this cell needs no training at all. SLAO starts every task from the last *fine-tuned* pair, so what was merged never
+# reaches the training: any schedule can be tried on the factors that the committed run has stored. `value` is the last row of the
+# table above (not in the quick pass, which trains on fewer rows), `own` that of the paper's schedule.
+
+# %%
+bench = mbf.remerge.Remerge({"slao": mbf.lessons.committed("slao")}, rows=None)
+again = bench.table("slao", "B", mbf.remerge.power(0.75), after=5)
+again.loc[again["reading"] == "exact match", ["task", "value", "own", "difference", "half"]].round(1)
+
+# %% [markdown]
+# `half` is half of the 95 % interval over the *rows* of this one run. It says nothing of other seeds.
 #
 # ## Exercise 1: the interval by hand
 #
@@ -169,10 +189,20 @@ enough = [n for n in range(2, 1000) if t.ppf(0.975, n - 1) * spread_of_pairs / n
 mbf.lessons.check(needed, enough[0], "t depends on n too: it is large for few seeds")
 
 # %% [markdown]
+# ## So what matters here?
+#
+# Every change with what it costs or gains against SLAO, by both readings, and what the interval carries.
+
+# %%
+verdicts = {reading: mbf.findings.against(scores[rows], "slao").set_index("title")
+            for reading, scores in (("exact match", exact), ("best of the labels", labels))}
+pd.concat({reading: table[["mean", "half", "verdict"]].round(1) for reading, table in verdicts.items()}, axis=1)
+
+# %% [markdown]
 # ## Summary
 #
-# - Two runs of one seed are a pair; the interval of the paired difference says what the seeds carry and what not.
-# - Read the two figures of differences for what matters *here*: a small generated world and a model of 0.2 million parameters. The
-#   paper's table is from another scale, and where the two disagree neither refutes the other.
+# - Two runs of one seed are a pair; the interval of the paired difference says what the runs carry and what not.
+# - The table above says what matters *here*: a small generated world and a model of 0.2 million parameters. The paper's table is
+#   from another scale, and where the two disagree neither refutes the other.
 #
 # Next: [05_theory_measured](05_theory_measured.ipynb) holds the paper's bounds against what was measured.

@@ -93,7 +93,7 @@ mbf.lessons.check(without, right, "drop the row where task is 2 and after is 5")
 
 # %%
 tables = pd.concat([mbf.anatomy.forgetting(run).assign(method=name) for name, run in runs.items()], ignore_index=True)
-mbf.plots_pairs.bounds(tables)
+mbf.lessons.keep(mbf.plots_pairs.bounds(tables), "05-bounds")
 
 # %% [markdown]
 # Within every method a larger bound goes with more forgetting, loosely. Is that the bound's insight, or only that both grow

@@ -85,7 +85,7 @@ mbf.plots_geometry.overlap(mbf.geometry.overlap(tuned["per_task"]), names=names)
 
 # %%
 overlap = mbf.geometry.overlap(tuned["slao"])
-mbf.plots_geometry.overlap(overlap, names=names)
+mbf.lessons.keep(mbf.plots_geometry.overlap(overlap, names=names), "07-overlap")
 
 # %% [markdown]
 # In SLAO's chain both spaces are far above chance and fade with distance, $B$'s faster than $A$'s. A mean of squared cosines hides the
@@ -103,9 +103,7 @@ first_last = first_last[first_last.factor.isin(["A", "B"])].groupby(["factor", "
 
 # %%
 cosines = mbf.geometry.cosines(tuned["slao"])
-figure = mbf.plots_geometry.asymmetry(cosines)
-mbf.plots.save(figure, "07-cosines", cosines, mbf.lessons.ROOT / "figures")
-figure
+mbf.lessons.keep(mbf.plots_geometry.asymmetry(cosines), "07-cosines", cosines)
 
 # %% [markdown]
 # The same shape. But **predict:** what does this figure look like for tasks that were trained alone?
@@ -219,10 +217,12 @@ mbf.plots_geometry.merge_weights(weighed)
 # win. **Predict:** attention or MLP? Early layers or late ones?
 
 # %%
-mbf.plots_views.placement(mbf.anatomy.placement(runs["slao"], weights), relative=True)
+mbf.explorers_views.placement([*runs.values()], weights)
 
 # %% [markdown]
-# The left and the middle map look alike: where much is learned, much moves on afterwards. Queries and keys change least, in every layer.
+# SLAO, mean of its tasks: the left and the middle map look alike, where much is learned, much moves on afterwards. Queries and keys
+# change least, in every layer. (All controls take the keyboard, as in [08_explorers](08_explorers.ipynb).) Step through the tasks:
+# does every one of them learn in the same places?
 #
 # ## How much of an update is shared with earlier tasks, and how much is its own?
 #
@@ -233,12 +233,12 @@ mbf.plots_views.placement(mbf.anatomy.placement(runs["slao"], weights), relative
 # **Predict:** who has more of its own, a chain or tasks trained alone?
 
 # %%
-shares = {name: mbf.anatomy.shares(run) for name, run in runs.items()}
-mbf.plots_views.shares(shares, names)
+mbf.explorers_views.shares([*runs.values()])
 
 # %% [markdown]
-# All three runs share more with the past than chance, the tasks trained alone too, which know nothing of each other. In the chains hardly
-# anything is a task's own at the end. That is room for help, as between the two mood tasks, and room for harm.
+# With all directions counted, all three runs share more with the past than chance, the tasks trained alone too, which know nothing of each other. In the chains hardly
+# anything is a task's own at the end. That is room for help, as between the two mood tasks, and room for harm. Then count fewer of
+# each earlier update's directions: is what is shared in the strongest ones?
 #
 # ## Exercise 1: overlap by hand
 #
