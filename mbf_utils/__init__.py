@@ -15,8 +15,8 @@ _FACE = {
     "merge_adapters": "merging", "Continual": "continual", "make_base": "pretrain",
     "InputError": "errors",
 }
-_MODULES = ("adapters", "anatomy", "beliefs", "comparison", "continual", "contract", "evaluation", "explorers", "explorers_tasks", "folders", "geometry", "lessons", "loops", "lora", "merging", "method", "methods", "metrics",
-            "models", "plots", "plots_example", "plots_explore", "plots_geometry", "plots_merge", "plots_pairs", "plots_results", "plots_similarity", "plots_views", "pretrain", "probe", "published", "remerge", "reports", "results", "rows", "runs", "search", "settings", "similarity", "sources", "store", "streams", "subspaces", "tables",
+_MODULES = ("adapters", "anatomy", "beliefs", "comparison", "continual", "contract", "evaluation", "explorers", "explorers_tasks", "folders", "geometry", "goals", "lessons", "loops", "lora", "merging", "method", "methods", "metrics",
+            "models", "plots", "plots_bench", "plots_example", "plots_explore", "plots_geometry", "plots_merge", "plots_pairs", "plots_results", "plots_similarity", "plots_views", "pretrain", "probe", "published", "remerge", "reports", "results", "rows", "runs", "search", "settings", "similarity", "sources", "store", "streams", "subspaces", "tables",
             "text", "theory", "titles", "training", "updates", "versions", "widgets", "world")
 __all__ = [*_FACE, *_MODULES]
 

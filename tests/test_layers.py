@@ -9,12 +9,12 @@ from mbf_utils.methods import METHODS
 PACKAGE = Path(__file__).resolve().parent.parent / "mbf_utils"
 LAYERS = {
     0: "errors lora subspaces metrics streams words rows prompts",
-    1: "world published folders tables hub text adapters geometry theory updates",
+    1: "goals world published folders tables hub text adapters geometry theory updates",
     2: "sources models method settings documents",
     3: "methods probe",
     4: "training evaluation store costs titles loops versions",
     5: "results runs reports comparison search merging continual pretrain anatomy lives contract beliefs remerge similarity",
-    6: "plots looks plots_views plots_merge plots_similarity plots_results plots_geometry plots_pairs plots_explore plots_example",
+    6: "plots looks plots_views plots_merge plots_similarity plots_results plots_geometry plots_pairs plots_explore plots_example plots_bench",
     7: "widgets explorers explorers_tasks lessons printing commands cli bench",
     8: "__main__",
 }
@@ -24,7 +24,7 @@ NEIGHBOURS = {"lora": {"errors", "subspaces"}, "subspaces": {"errors"}, "metrics
               "words": {"errors"}, "rows": {"errors", "streams"}, "prompts": {"errors", "streams"}, "theory": {"geometry"}, "updates": {"geometry"}, "runs": {"results"}, "reports": {"results"}, "anatomy": {"results"},
               "comparison": {"results", "runs", "reports"}, "search": {"comparison", "reports"}, "costs": {"store"}, "plots": {"looks"}, "plots_results": {"plots", "looks"},
               "plots_geometry": {"plots", "looks"}, "plots_explore": {"plots", "plots_geometry", "looks"}, "plots_views": {"plots", "looks"}, "plots_merge": {"plots", "plots_geometry", "looks"}, "plots_similarity": {"plots", "plots_merge", "looks"}, "plots_pairs": {"plots", "plots_geometry", "looks"},
-              "plots_example": {"plots", "plots_explore", "looks"}, "contract": {"lives"}, "continual": {"runs"}, "versions": {"store"}, "beliefs": {"results", "runs"}, "remerge": {"results", "runs", "anatomy"}, "explorers": {"widgets"}, "explorers_tasks": {"widgets"}, "lessons": {"widgets"}, "cli": {"commands"}, "commands": {"bench", "printing"}}
+              "plots_bench": {"plots"}, "plots_example": {"plots", "plots_explore", "looks"}, "contract": {"lives"}, "continual": {"runs"}, "versions": {"store"}, "beliefs": {"results", "runs"}, "remerge": {"results", "runs", "anatomy"}, "explorers": {"widgets"}, "explorers_tasks": {"widgets"}, "lessons": {"widgets"}, "cli": {"commands"}, "commands": {"bench", "printing"}}
 ONLY_IN = {"peft": {"adapters"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
 
 FILES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}

@@ -1,6 +1,6 @@
-"""What a PEFT user writes today: transformers.Trainer to learn, generate() to score. In two forms: as most write it (every row padded
-to the longest, one prompt at a time) and with care (padded to the longest of the batch, prompts in batches). Both take the loss as
-the model gives it, with logits of every token. They are here to be compared with.
+"""What a PEFT user writes today: transformers.Trainer to learn, generate() to score. In two forms: as most write it (rows padded to
+the longest of all, one prompt at a time) and with care (padded to the longest of the batch, prompts in batches). Both take the loss
+as the model gives it, with logits of every token. They are here to be compared with.
 """
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def learn(model, rows: list[Encoded], windows: list[list[int]], settings, pad: i
     data = [{"input_ids": row.prompt + row.answer, "attention_mask": [1] * (len(row.prompt) + len(row.answer)),
              "labels": [IGNORE] * len(row.prompt) + row.answer} for row in rows]
     longest = max(len(row["input_ids"]) for row in data)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=settings.lr, weight_decay=settings.weight_decay,
-                                  fused=True)                        # the Trainer's own default
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)     # the Trainer's own
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: settings.rate(step, len(windows)))
     arguments = TrainingArguments(out, per_device_train_batch_size=settings.batch_size, max_steps=len(windows),
                                   max_grad_norm=settings.clip, logging_strategy="no", save_strategy="no", report_to=[],

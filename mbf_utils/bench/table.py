@@ -49,7 +49,8 @@ class Table:
         """values: a number or samples of one. Returns the median."""
         values = [float(value) for value in (values if isinstance(values, (list, tuple)) else [values])]
         low, middle, high = quartiles(values)
-        self.rows.append((item, case, quantity, *(f"{value:.6g}" for value in (middle, low, high)), len(values), unit, self.machine))
+        shown = (f"{value:.6g}" for value in (middle, low, high))
+        self.rows.append((item, case, quantity, *shown, len(values), unit, self.machine))
         print(f"    {item} | {case} | {quantity}: {middle:.4g} {unit} [{low:.4g}, {high:.4g}] n={len(values)}", flush=True)
         self.write()
         return middle
