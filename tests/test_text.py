@@ -195,3 +195,17 @@ def test_without_a_chat_template_or_with_one_that_loses_the_prompt_there_is_no_c
     tokenizer.chat_template = "hello"
     with pytest.raises(InputError, match="found 'hello'"):
         in_chat(stream, tokenizer)
+
+
+def test_collate_writes_what_a_loop_over_the_rows_writes():
+    rows = [Encoded([1, 5, 6], [7, 2]), Encoded([1], [8, 9, 9, 2]), Encoded([1, 4, 4, 4, 4], [2])]
+    ids, targets = torch.full((3, 6), 0), torch.full((3, 6), IGNORE)
+    for i, (prompt, answer) in enumerate(rows):
+        for place, token in enumerate(prompt + answer):
+            ids[i, place] = token
+        for place, token in enumerate(answer):
+            targets[i, len(prompt) - 1 + place] = token
+    batch = collate(rows, 0)
+    assert torch.equal(batch.ids, ids) and torch.equal(batch.targets, targets[:, batch.keep])
+    assert batch.keep.tolist() == [place for place in range(6) if (targets[:, place] != IGNORE).any()]
+    assert batch.mask.sum(1).tolist() == [5, 5, 6] and batch.prompt.sum(1).tolist() == [3, 1, 5]
