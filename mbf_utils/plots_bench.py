@@ -14,8 +14,8 @@ def goals(table: pd.DataFrame, title: str | None = None) -> Picture:
     if table.empty:
         raise InputError("expected at least one goal with a number, found none: run mbf bench first")
     figure = canvas(WIDTH, 1.2 + 0.36 * len(table), title or f"{int(table['holds'].sum())} of {len(table)} goals hold here",
-                    f"Medians with quartiles over the goal's bound, on {'; '.join(dict.fromkeys(table['machine']))}. Filled circles: "
-                    "the goal holds.")
+                    "Medians with quartiles over the goal's bound. Filled circles: the goal holds. "
+                    f"Machine: {'; '.join(dict.fromkeys(table['machine']))}.")
     axis = figure.subplots()
     axis.axvline(1, color="0.5", linewidth=1.5)
     axis.set_xscale("log")

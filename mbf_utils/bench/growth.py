@@ -60,7 +60,7 @@ def over_tasks(name: str, table: Table, counts: tuple[int, ...]) -> None:
                 state.append(bytes_of(method.memory))
                 held.append(resident("VmRSS"))
                 table.add("memory", case, "state", state[-1] / 2 ** 20, "MiB")
-                table.add("memory", case, "state over one adapter", state[-1] / bytes_of(result))
+                table.add("memory", case, "state over one adapter", state[-1] / bytes_of(adapted.live()))
                 table.add("memory", case, "disk, only the last adapter kept", disk / 2 ** 20, "MiB")
                 table.add("memory", case, "resident size", held[-1], "MB")
     table.add("memory", f"{name}, declared {method.card.memory}", "slope of the state", slope(counts[1:], state[1:]))
@@ -73,7 +73,8 @@ def activations(table: Table) -> None:
     base, tokenizer, settings, rows = small(128)
     encoded = encode(tokenizer, rows, settings.max_length)
     batch = collate(encoded[:settings.batch_size], tokenizer.pad_token_id)
-    longest = max(len(row.prompt) + len(row.answer) for row in encoded)
+    stream = [row for data in load_stream("world-5", limit=128) for row in encode(tokenizer, data.train, settings.max_length)]
+    longest = max(len(row.prompt) + len(row.answer) for row in stream)
     wide = torch.nn.functional.pad(batch.ids, (0, longest - batch.ids.shape[1]), value=tokenizer.pad_token_id)
     forms = {"the answers' logits": {"input_ids": batch.ids, "logits_to_keep": batch.keep}, "all logits": {"input_ids": batch.ids},
              "all logits, padded to the longest row": {"input_ids": wide}}
