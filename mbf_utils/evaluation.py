@@ -82,10 +82,11 @@ def _score_batch(model, rows: tuple[Encoded, ...], tails: dict[str, list[int]], 
     prompt_only = torch.arange(length, device=device) < ends[:, None]
     for path in onward:
         k = len(path)
+        cache = out.past_key_values if path == onward[-1] else copy.deepcopy(out.past_key_values)    # it grows with a path
         step = model(input_ids=torch.tensor(path, device=device).expand(len(rows), k),
                      attention_mask=torch.cat([prompt_only, prompt_only.new_ones(len(rows), k)], 1).long(),
                      position_ids=ends[:, None] + torch.arange(k, device=device),
-                     past_key_values=copy.deepcopy(out.past_key_values), use_cache=True).logits    # (b, k, V)
+                     past_key_values=cache, use_cache=True).logits    # (b, k, V)
         for n in range(k):
             known[path[:n + 1]] = step[:, n].float().log_softmax(-1)
     table = {label: sum(known[tuple(ids[:n])][:, ids[n]] for n in range(len(ids))).tolist() for label, ids in tails.items()}

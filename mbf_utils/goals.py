@@ -19,7 +19,7 @@ class Goal(NamedTuple):
     bound: float
 
 
-STEP, PART, COPY = "ratio of time a step", "ratio of scoring", "time over copy that moves the same bytes"
+STEP, PART, COPY = "ratio of time a step", "ratio of scoring", "time over new copy that moves the same bytes"
 GOALS = (
     Goal("a training step: the usual script over the kit", "end to end", "the usual script over", STEP, True, 1.5),
     Goal("a training step: a careful script over the kit", "end to end", "a careful script over", STEP, True, 1.5),

@@ -17,6 +17,7 @@ from .shape import Device, Size, task_of
 from .steps import settings_for
 from .table import Table, in_turns, ratio, seconds
 
+NEW = "new copy that moves the same bytes"
 PARTS = ("start", "wear", "merge", "save and sync")
 
 
@@ -109,7 +110,7 @@ def start_rivals(A: list, tuned: list) -> dict:
 
 def merge_rivals(A: list, merged: list, tuned: list, source: list, target: list) -> dict:
     """name -> act(k): the merge of set k, stacks (m, d_out, r); two factors read and one written. source and target: buffers of
-    half of these bytes each."""
+    half of these bytes each. The first is the floor of what leaves the old state whole, as `finish` has to."""
     method, third = slao_with(A, tuned, merged), Task(3, "t", [], 8, 1.0, {}, 0)
 
     def own(k):
@@ -122,9 +123,9 @@ def merge_rivals(A: list, merged: list, tuned: list, source: list, target: list)
         for m, t in zip(*apart[k]):
             m.lerp_(t, 0.5)
 
-    return {"copy that moves the same bytes": lambda k: target[k].copy_(source[k]),
-            "SLAO's own": own, "new copy of the merged factors": lambda k: merged[k].clone(),
+    return {NEW: lambda k: source[k].clone(), "copy into old memory": lambda k: target[k].copy_(source[k]), "SLAO's own": own,
             "one new tensor a module": lambda k: [m + 0.5 * (t - m) for m, t in zip(*apart[k])],
+            "one new tensor a module by lerp": lambda k: [torch.lerp(m, t, 0.5) for m, t in zip(*apart[k])],
             "in place, a module": one_by_one,
             "in place, all at once": lambda k: torch._foreach_lerp_(*apart[k], 0.5),
             "in place, one flat tensor": lambda k: merged[k].lerp_(tuned[k], 0.5)}

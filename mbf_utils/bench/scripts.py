@@ -8,7 +8,7 @@ import time
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from ..streams import Example
 from ..text import Encoded, encode, normalise
@@ -57,6 +57,7 @@ def learn(model, rows: list[Encoded], windows: list[list[int]], settings, pad: i
     ticks = Ticks()
     trainer = InOrder(model, arguments, data_collator=padder(pad, None if careful else longest), train_dataset=data,
                       optimizers=(optimizer, schedule), callbacks=[ticks])
+    trainer.remove_callback(PrinterCallback)
     trainer.windows = windows
     trainer.train()
     return ticks.times
