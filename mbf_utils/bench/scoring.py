@@ -11,7 +11,7 @@ from ..models import load_model, suggested
 from ..settings import Settings
 from ..sources import load_stream
 from ..streams import Example
-from ..text import collate, encode, normalise, token_ids
+from ..text import collate, encode, token_ids
 from .shape import Device, Numbers, Size, task_of, words
 from .steps import settings_for
 from .table import Table, in_turns, ratio
@@ -64,8 +64,7 @@ def small_scoring(table: Table, limit: int, rounds: int, tasks: int = 5) -> None
             table.add("scoring", f"{case}, {name}", "time over scoring", ratio(times, name, "scoring"))
         exact, options = found["scoring"]
         for name in ("generation, batched", "generation, one by one"):
-            same = [(normalise(text) in map(normalise, row.answers)) == right
-                    for text, row, right in zip(found[name], data.test, exact)]
+            same = [(text in row.answers) == right for text, row, right in zip(found[name], data.test, exact)]
             table.add("scoring", f"{case}, {name}", "rows that agree", 100 * sum(same) / len(same), "%")
         apart = max(abs(one[label] - other[label]) for label in data.labels
                     for one, other in zip(options, found["a whole row for each label"]))

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from ..streams import Example
-from ..text import Encoded, encode, normalise
+from ..text import Encoded, encode
 
 IGNORE = -100
 
@@ -65,7 +65,7 @@ def learn(model, rows: list[Encoded], windows: list[list[int]], settings, pad: i
 
 @torch.inference_mode()
 def score(model, tokenizer, examples: list[Example], settings, careful: bool) -> list[bool]:
-    """Which rows greedy generation answers rightly, by exact match."""
+    """Which rows greedy generation answers rightly, to the letter."""
     rows = encode(tokenizer, examples, settings.max_length)
     size, right = settings.eval_batch_size if careful else 1, []
     for k in range(0, len(rows), size):
@@ -76,6 +76,5 @@ def score(model, tokenizer, examples: list[Example], settings, careful: bool) ->
         out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=settings.max_new_tokens, do_sample=False,
                              pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
         texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-        right += [normalise(text) in {normalise(answer) for answer in example.answers}
-                  for text, example in zip(texts, examples[k:k + size])]
+        right += [text.strip() in example.answers for text, example in zip(texts, examples[k:k + size])]
     return right
