@@ -16,12 +16,12 @@ _FACE = {
     "chat_rows": "chats", "merge_into_base": "serving", "InputError": "errors", "Worse": "errors",
 }
 _MODULES = ("abreast", "adapters", "anatomy", "beliefs", "chats", "checks", "cluster", "comparison", "continual", "contract",
-            "evaluation", "explorers", "explorers_tasks", "explorers_views", "findings", "folders", "geometry", "lessons",
-            "loops", "lora", "merging", "method", "methods", "metrics", "models", "plots", "plots_example", "plots_explore",
-            "plots_geometry", "plots_merge", "plots_pairs", "plots_results", "plots_similarity", "plots_views", "presets",
-            "pretrain", "probe", "published", "remerge", "reports", "reproduce", "results", "rouge", "rows", "runs", "scores",
-            "search", "serving", "settings", "sharding", "similarity", "sources", "store", "streams", "subspaces", "tables",
-            "text", "theory", "titles", "training", "updates", "versions", "widgets", "world")
+            "evaluation", "explorers", "explorers_tasks", "explorers_views", "findings", "folders", "geometry", "goals",
+            "lessons", "loops", "lora", "merging", "method", "methods", "metrics", "models", "plots", "plots_bench",
+            "plots_example", "plots_explore", "plots_geometry", "plots_merge", "plots_pairs", "plots_results", "plots_similarity",
+            "plots_views", "presets", "pretrain", "probe", "published", "remerge", "reports", "reproduce", "results", "rouge",
+            "rows", "runs", "scores", "search", "serving", "settings", "sharding", "similarity", "sources", "store", "streams",
+            "subspaces", "tables", "text", "theory", "titles", "training", "updates", "versions", "widgets", "world")
 __all__ = [*_FACE, *_MODULES]
 
 

@@ -151,6 +151,8 @@ def _parser() -> argparse.ArgumentParser:
     base.add_argument("--vocab-size", type=int, default=4096, help="pieces of the byte-level BPE, with --text")
 
     bench = command("bench", commands.bench, "measure the kit against what one would use instead, on this machine; writes a table")
+    bench.add_argument("--quick", action="store_true", help="smaller sizes, under two minutes")
+    bench.add_argument("--only", help="items of the CPU whose name holds one of these words, with commas between")
     bench.add_argument("--gpu", action="store_true", help="the benchmarks of a GPU alone")
     bench.add_argument("--out", default="figures", help="folder of the tables and figures")
 

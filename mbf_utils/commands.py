@@ -307,7 +307,7 @@ def _texts(source: str) -> list[str]:
 
 def bench(arguments) -> None:
     from .bench import run
-    run(arguments.out, arguments.gpu)
+    run(arguments.out, arguments.quick, arguments.gpu, arguments.only and arguments.only.split(","))
 
 
 def lab(arguments) -> int:

@@ -103,10 +103,11 @@ def _score_batch(model, rows: tuple[Encoded, ...], tails: dict[str, list[int]], 
 
     def from_cache(path: tuple[int, ...]) -> torch.Tensor:
         k = len(path)
+        cache = out.past_key_values if path == onward[-1] else copy.deepcopy(out.past_key_values)    # it grows with a path
         return model(input_ids=torch.tensor(path, device=device).expand(len(rows), k),
                      attention_mask=torch.cat([prompt_only, prompt_only.new_ones(len(rows), k)], 1).long(),
                      position_ids=ends[:, None] + torch.arange(k, device=device),
-                     past_key_values=copy.deepcopy(out.past_key_values), use_cache=True).logits
+                     past_key_values=cache, use_cache=True).logits
 
     for path in onward:
         step = from_cache(path) if cached else _read_anew(model, rows, path, pad, device, see)     # (b, k, V)

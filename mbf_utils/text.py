@@ -160,14 +160,12 @@ def _shortened(tokenizer, example: Example, prompt: list[int], room: int) -> lis
 
 def collate(rows: list[Encoded], pad: int, device="cpu") -> Batch:
     """Rows padded on the right to the longest."""
-    length = max(len(row.prompt) + len(row.answer) for row in rows)
-    ids = torch.full((len(rows), length), pad)
-    targets = torch.full((len(rows), length), IGNORE)
-    lengths = torch.tensor([len(row.prompt) + len(row.answer) for row in rows])
-    for i, (prompt, answer) in enumerate(rows):
-        ids[i, :lengths[i]] = torch.tensor(prompt + answer)
-        targets[i, len(prompt) - 1:lengths[i] - 1] = torch.tensor(answer)
+    lengths = [len(prompt) + len(answer) for prompt, answer in rows]
+    length = max(lengths)
+    ids = torch.tensor([prompt + answer + [pad] * (length - n) for (prompt, answer), n in zip(rows, lengths)])
+    targets = torch.tensor([[IGNORE] * (len(prompt) - 1) + answer + [IGNORE] * (length - n + 1)
+                            for (prompt, answer), n in zip(rows, lengths)])
     keep = (targets != IGNORE).any(0).nonzero()[:, 0]
     places = torch.arange(length)
-    prompt = places < torch.tensor([len(row.prompt) for row in rows])[:, None]
-    return Batch(*(tensor.to(device) for tensor in (ids, places < lengths[:, None], keep, targets[:, keep], prompt)))
+    mask, prompt = (places < torch.tensor(ends)[:, None] for ends in (lengths, [len(row.prompt) for row in rows]))
+    return Batch(*(tensor.to(device) for tensor in (ids, mask, keep, targets[:, keep], prompt)))

@@ -9,14 +9,14 @@ from mbf_utils.methods import METHODS
 PACKAGE = Path(__file__).resolve().parent.parent / "mbf_utils"
 LAYERS = {
     0: "errors lora subspaces metrics streams words rows prompts rouge guards",
-    1: "world published folders tables hub text adapters geometry theory updates sharding",
+    1: "world published folders tables hub text adapters geometry theory updates sharding goals",
     2: "sources models method scores settings documents chats",
     3: "methods probe",
     4: "training evaluation store costs titles loops versions packing checks",
     5: "presets results runs abreast cells reports comparison reproduce search merging continual pretrain anatomy lives "
        "contract beliefs remerge similarity cluster serving findings",
     6: "plots looks plots_views plots_merge plots_similarity plots_results plots_geometry plots_pairs plots_explore "
-       "plots_example",
+       "plots_example plots_bench",
     7: "widgets explorers explorers_tasks lessons printing commands cli bench explorers_views",
     8: "__main__",
 }
@@ -67,6 +67,7 @@ NEIGHBOURS = {
     "checks": {"loops"},
     "findings": {"reports"},
     "explorers_views": {"explorers", "widgets"},
+    "plots_bench": {"plots"},
 }
 ONLY_IN = {"peft": {"adapters"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
 

@@ -282,3 +282,17 @@ def test_other_tokenizers_read_an_answer_as_it_stands():
     for make in TOKENIZERS.values():
         texts = [" good", "good", " red green", ""]
         assert answer_ids(make(), texts) == token_ids(make(), texts)
+
+
+def test_collate_writes_what_a_loop_over_the_rows_writes():
+    rows = [Encoded([1, 5, 6], [7, 2]), Encoded([1], [8, 9, 9, 2]), Encoded([1, 4, 4, 4, 4], [2])]
+    ids, targets = torch.full((3, 6), 0), torch.full((3, 6), IGNORE)
+    for i, (prompt, answer) in enumerate(rows):
+        for place, token in enumerate(prompt + answer):
+            ids[i, place] = token
+        for place, token in enumerate(answer):
+            targets[i, len(prompt) - 1 + place] = token
+    batch = collate(rows, 0)
+    assert torch.equal(batch.ids, ids) and torch.equal(batch.targets, targets[:, batch.keep])
+    assert batch.keep.tolist() == [place for place in range(6) if (targets[:, place] != IGNORE).any()]
+    assert batch.mask.sum(1).tolist() == [5, 5, 6] and batch.prompt.sum(1).tolist() == [3, 1, 5]

@@ -1,4 +1,4 @@
-"""What lies between two tasks: orthogonal start, merge, save; against the speed of memory and against the loop of one module at a time."""
+"""What lies between two tasks: orthogonal start, merge, save; against the speed of memory and the loop of one module at a time."""
 from __future__ import annotations
 
 import math
@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from ..adapters import installed
-from ..lora import Pair, copied
+from ..lora import Pair, Start, copied
+from ..method import Task
 from ..methods import make_method
 from ..store import Store, save_value
 from ..subspaces import orthonormal_rows
@@ -16,6 +17,7 @@ from .shape import Device, Size, task_of
 from .steps import settings_for
 from .table import Table, in_turns, ratio, seconds
 
+NEW = "new copy that moves the same bytes"
 PARTS = ("start", "wear", "merge", "save and sync")
 
 
@@ -69,7 +71,7 @@ def factors(rank: int, table: Table, device: Device, size: Size) -> None:
         return [torch.randn(*shape, device=device.name) for _ in range(sets)]
 
     A, tuned, merged = make(modules, rank, size.hidden), make(modules, size.hidden, rank), make(modules, size.hidden, rank)
-    starts, merges = start_rivals(A), merge_rivals(merged, tuned, make(3 * one // 8), make(3 * one // 8))
+    starts, merges = start_rivals(A, tuned), merge_rivals(A, merged, tuned, make(3 * one // 8), make(3 * one // 8))
     for item, rivals in (("start", starts), ("merge", merges)):
         times = by_events(rivals, sets, size.repeats, device)
         floor = next(iter(rivals))
@@ -78,29 +80,52 @@ def factors(rank: int, table: Table, device: Device, size: Size) -> None:
             table.add(item, f"r {rank}, {name}", f"time over {floor}", ratio(times, name, floor))
     truth = torch.stack([orthonormal_rows(a) for a in A[0].double().cpu()[:4]])
     for name in list(starts)[1:]:
-        found = torch.stack(list(starts[name](0)))[:4].double().cpu()
+        found = starts[name](0)
+        found = [pair.A for pair in found.lora.values()] if isinstance(found, Start) else list(found)
+        found = torch.stack(found[:4]).double().cpu()
         table.add("start", f"r {rank}, {name}", "largest difference from float64", float((found - truth).abs().max()))
-        table.add("start", f"r {rank}, {name}", "largest entry of Q Q^T - I", float((found @ found.mT - torch.eye(rank)).abs().max()))
+        table.add("start", f"r {rank}, {name}", "largest entry of Q Q^T - I",
+                  float((found @ found.mT - torch.eye(rank)).abs().max()))
 
 
-def start_rivals(A: list) -> dict:
+def slao_with(A: list, tuned: list, merged: list):
+    """name -> SLAO that has learned two tasks, with set k as its state; and the Lora that the third task would leave."""
+    pairs = [[{str(m): Pair(a, b) for m, (a, b) in enumerate(zip(*factors))} for factors in zip(A, B)] for B in (tuned, merged)]
+
+    def method(k):
+        slao.memory = {"tuned": pairs[0][k], "merged": pairs[1][k]}
+        return slao, pairs[0][k]
+
+    slao = make_method("slao")
+    return method
+
+
+def start_rivals(A: list, tuned: list) -> dict:
     """name -> act(k): orthonormal rows of set k, a stack (m, r, d_in). The first is the floor."""
-    return {"copy of the same bytes": lambda k: A[k].clone(), "one QR a module": lambda k: [orthonormal_rows(a) for a in A[k]],
+    method, third = slao_with(A, tuned, tuned), Task(3, "t", [], 8, 1.0, {}, 0)
+    return {"copy of the same bytes": lambda k: A[k].clone(), "SLAO's own": lambda k: method(k)[0].start(third),
+            "one QR a module": lambda k: [orthonormal_rows(a) for a in A[k]],
             "one batched QR": lambda k: batched_rows(A[k]), "Cholesky twice, batched": lambda k: cholesky_rows(A[k])}
 
 
-def merge_rivals(merged: list, tuned: list, source: list, target: list) -> dict:
+def merge_rivals(A: list, merged: list, tuned: list, source: list, target: list) -> dict:
     """name -> act(k): the merge of set k, stacks (m, d_out, r); two factors read and one written. source and target: buffers of
-    half of these bytes each."""
+    half of these bytes each. The first is the floor of what leaves the old state whole, as `finish` has to."""
+    method, third = slao_with(A, tuned, merged), Task(3, "t", [], 8, 1.0, {}, 0)
+
+    def own(k):
+        slao, lora = method(k)
+        return slao.finish(lora, third)
+
     apart = [(list(m), list(t)) for m, t in zip(merged, tuned)]
 
     def one_by_one(k):
         for m, t in zip(*apart[k]):
             m.lerp_(t, 0.5)
 
-    return {"copy that moves the same bytes": lambda k: target[k].copy_(source[k]),
-            "copy of the merged factors": lambda k: merged[k].clone(),
+    return {NEW: lambda k: source[k].clone(), "copy into old memory": lambda k: target[k].copy_(source[k]), "SLAO's own": own,
             "one new tensor a module": lambda k: [m + 0.5 * (t - m) for m, t in zip(*apart[k])],
+            "one new tensor a module by lerp": lambda k: [torch.lerp(m, t, 0.5) for m, t in zip(*apart[k])],
             "in place, a module": one_by_one,
             "in place, all at once": lambda k: torch._foreach_lerp_(*apart[k], 0.5),
             "in place, one flat tensor": lambda k: merged[k].lerp_(tuned[k], 0.5)}

@@ -83,8 +83,9 @@ def end_to_end(table: Table, tasks: int, limit: int, epochs: float, model: str =
             adapted.wear(lora)
             found = {}
             for form in (KIT, CAREFUL, USUAL):
-                spent = seconds(lambda: found.update({form: [scored(form, adapted.model, tokenizer, other, settings) for other in stream[:index]]}))
-                score.setdefault(form, []).append(spent)
+                def act(form=form):
+                    found[form] = [scored(form, adapted.model, tokenizer, other, settings) for other in stream[:index]]
+                score.setdefault(form, []).append(seconds(act))
             for form in differ:
                 differ[form] += sum(a != b for one, other in zip(found[form], found[KIT]) for a, b in zip(one, other))
     for form in (KIT, CAREFUL, USUAL):
@@ -99,7 +100,8 @@ def end_to_end(table: Table, tasks: int, limit: int, epochs: float, model: str =
                   (sum(train[form]) + sum(score[form])) / (sum(train[KIT]) + sum(score[KIT])))
         table.add("end to end", f"{form} and the kit", "answers that differ", differ[form])
     table.add("end to end", "the bare matrix products", "time a step", [1e3 * each for each in floor], "ms")
-    table.add("end to end", "the kit over the bare matrix products", "ratio of time a step", [a / b for a, b in zip(step[KIT], floor)])
+    table.add("end to end", "the kit over the bare matrix products", "ratio of time a step",
+              [a / b for a, b in zip(step[KIT], floor)])
     table.add("end to end", "scripts and the kit", "largest relative difference of the trained factors", max(apart))
 
 
@@ -113,8 +115,8 @@ def learned(form: str, adapted: Adapted, task: Task, start: Lora, tokenizer, set
     adapted.wear(start, trains="AB")
     windows = window_plan(len(task.train), settings, 1, seed_of(task.seed, task.index, "order"))
     with as_before(adapted.model):
-        return scripts.learn(adapted.model, encode(tokenizer, task.train, settings.max_length), windows, settings, tokenizer.pad_token_id,
-                             form == CAREFUL, out)
+        return scripts.learn(adapted.model, encode(tokenizer, task.train, settings.max_length), windows, settings,
+                             tokenizer.pad_token_id, form == CAREFUL, out)
 
 
 def scored(form: str, model, tokenizer, data, settings: Settings) -> list[bool]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .boundary import boundary, factors
 from .scoring import scoring
-from .shape import Device, Size, random_model
+from .shape import TARGETS, Device, Size, random_model
 from .small_world import OtherDevice, abreast, small_world
 from .steps import ceilings, memory, throughput
 from .table import Table, machine, run_items, versions
@@ -37,10 +37,11 @@ def bench(out: str | Path, device: str = "cuda", size: Size = Size(), total: flo
 
     items = {
         "model": (make, 30),
-        **{f"throughput, {case}": (lambda case=case: measured(case), 40) for case in ("q and v", "all linear")},
+        **{f"throughput, {case}": (lambda case=case: measured(case), 40) for case in TARGETS},
         **{f"boundary, {case}": (lambda case=case: boundary(case, table, place, size, here["model"], row.get(case)), 15)
-           for case in ("q and v", "all linear")},
-        **{f"memory, {name}": (lambda name=name: memory(name, table, place, size, here["model"]), 25) for name in ("slao", "olora")},
+           for case in TARGETS},
+        **{f"memory, {name}": (lambda name=name: memory(name, table, place, size, here["model"]), 25)
+           for name in ("slao", "olora")},
         "scoring": (lambda: scoring(table, place, size, here["model"]), 25),
         "big model freed": (here.clear, 5),
         **{f"factors, r {rank}": (lambda rank=rank: factors(rank, table, place, size), 20) for rank in size.ranks},

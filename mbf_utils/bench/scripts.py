@@ -1,6 +1,6 @@
-"""What a PEFT user writes today: transformers.Trainer to learn, generate() to score. In two forms: as most write it (every row padded
-to the longest, one prompt at a time) and with care (padded to the longest of the batch, prompts in batches). Both take the loss as
-the model gives it, with logits of every token. They are here to be compared with.
+"""What a PEFT user writes today: transformers.Trainer to learn, generate() to score. In two forms: as most write it (rows padded to
+the longest of all, one prompt at a time) and with care (padded to the longest of the batch, prompts in batches). Both take the loss
+as the model gives it, with logits of every token. They are here to be compared with.
 """
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import time
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from ..streams import Example
-from ..text import Encoded, encode, normalise
+from ..text import Encoded, encode
 
 IGNORE = -100
 
@@ -48,8 +48,8 @@ def learn(model, rows: list[Encoded], windows: list[list[int]], settings, pad: i
     data = [{"input_ids": row.prompt + row.answer, "attention_mask": [1] * (len(row.prompt) + len(row.answer)),
              "labels": [IGNORE] * len(row.prompt) + row.answer} for row in rows]
     longest = max(len(row["input_ids"]) for row in data)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=settings.lr, weight_decay=settings.weight_decay,
-                                  fused=True)                        # the Trainer's own default
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)     # the Trainer's own
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: settings.rate(step, len(windows)))
     arguments = TrainingArguments(out, per_device_train_batch_size=settings.batch_size, max_steps=len(windows),
                                   max_grad_norm=settings.clip, logging_strategy="no", save_strategy="no", report_to=[],
@@ -57,6 +57,7 @@ def learn(model, rows: list[Encoded], windows: list[list[int]], settings, pad: i
     ticks = Ticks()
     trainer = InOrder(model, arguments, data_collator=padder(pad, None if careful else longest), train_dataset=data,
                       optimizers=(optimizer, schedule), callbacks=[ticks])
+    trainer.remove_callback(PrinterCallback)
     trainer.windows = windows
     trainer.train()
     return ticks.times
@@ -64,7 +65,7 @@ def learn(model, rows: list[Encoded], windows: list[list[int]], settings, pad: i
 
 @torch.inference_mode()
 def score(model, tokenizer, examples: list[Example], settings, careful: bool) -> list[bool]:
-    """Which rows greedy generation answers rightly, by exact match."""
+    """Which rows greedy generation answers rightly, to the letter."""
     rows = encode(tokenizer, examples, settings.max_length)
     size, right = settings.eval_batch_size if careful else 1, []
     for k in range(0, len(rows), size):
@@ -75,6 +76,5 @@ def score(model, tokenizer, examples: list[Example], settings, careful: bool) ->
         out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=settings.max_new_tokens, do_sample=False,
                              pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
         texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-        right += [normalise(text) in {normalise(answer) for answer in example.answers}
-                  for text, example in zip(texts, examples[k:k + size])]
+        right += [text.strip() in example.answers for text, example in zip(texts, examples[k:k + size])]
     return right

@@ -40,8 +40,8 @@ class Size:
     epochs: float = 2.0
 
 
-TOY = Size(32, 48, 2, 2, 64, length=12, batch=2, steps=5, rounds=1, tasks=(1, 2), ranks=(2,), cold=4096, repeats=2, prompt=8, rows=4,
-           new_tokens=5, limit=16, epochs=1)        # for tests
+TOY = Size(32, 48, 2, 2, 64, length=12, batch=2, steps=5, rounds=1, tasks=(1, 2), ranks=(2,), cold=4096, repeats=2, prompt=8,
+           rows=4, new_tokens=5, limit=16, epochs=1)                 # for tests
 
 
 class Device:
@@ -74,26 +74,42 @@ class Device:
 
 
 class Numbers:
-    """A tokenizer whose words are token ids: "17 4 250" is [17, 4, 250], so a text has just the length one asks for."""
+    """A tokenizer whose words are token ids: "17 4 250" is [17, 4, 250], so a text has just the length one asks for. Other words are 3."""
     bos_token_id, eos_token_id, pad_token_id = 1, 2, 0
+    added_tokens_decoder: dict = {}
 
     def __call__(self, texts, **_):
-        return {"input_ids": [[int(word) for word in text.split()] for text in texts]}
+        return {"input_ids": [[int(word) if word.isdecimal() else 3 for word in text.split()] for text in texts]}
 
     def batch_decode(self, ids, **_):
         return [" ".join(map(str, row)) for row in ids.tolist()]
 
 
+def llama(size: Size) -> LlamaConfig:
+    return LlamaConfig(vocab_size=size.vocabulary, hidden_size=size.hidden, intermediate_size=size.inner,
+                       num_hidden_layers=size.layers, num_attention_heads=size.heads, num_key_value_heads=size.heads,
+                       max_position_embeddings=4096,
+                       pad_token_id=Numbers.pad_token_id, bos_token_id=Numbers.bos_token_id, eos_token_id=Numbers.eos_token_id)
+
+
 def random_model(size: Size, device: Device):
     """A Llama of that shape with random weights, drawn on the device itself: bfloat16 on CUDA, else float32."""
-    config = LlamaConfig(vocab_size=size.vocabulary, hidden_size=size.hidden, intermediate_size=size.inner, num_hidden_layers=size.layers,
-                         num_attention_heads=size.heads, num_key_value_heads=size.heads, max_position_embeddings=4096,
-                         pad_token_id=Numbers.pad_token_id, bos_token_id=Numbers.bos_token_id, eos_token_id=Numbers.eos_token_id)
     torch.manual_seed(0)
     with torch.device(device.name):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if device.cuda else torch.float32,
+        model = AutoModelForCausalLM.from_config(llama(size), dtype=torch.bfloat16 if device.cuda else torch.float32,
                                                  attn_implementation="sdpa")
     return model.eval().requires_grad_(False)
+
+
+def hollow_model(size: Size):
+    """A Llama of that shape whose weights are all one number in memory: adapters can be put on, worn, merged and saved, and nothing
+    can be computed with it."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(llama(size), dtype=torch.float32)
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, torch.nn.Parameter(torch.zeros(()).expand(parameter.shape), requires_grad=False))
+    return model.eval()
 
 
 def words(count: int, vocabulary: int, rng: random.Random) -> str:

@@ -40,30 +40,36 @@ def versions() -> str:
 
 
 class Table:
-    """Rows of COLUMNS in `file`; each `add` writes the file anew."""
+    """Rows of COLUMNS in `file`; each `add` writes the file anew. keep: begin with the rows that are there; a row of the same item,
+    case and quantity takes the old one's place."""
 
-    def __init__(self, file: str | Path, machine: str):
-        self.file, self.machine, self.rows = Path(file), machine, []
+    def __init__(self, file: str | Path, machine: str, keep: bool = False):
+        self.file, self.machine = Path(file), machine
+        self.rows: dict[tuple[str, str, str], tuple] = {}
+        if keep and self.file.exists():
+            with self.file.open(newline="", encoding="utf-8") as lines:
+                self.rows = {tuple(row[:3]): tuple(row) for row in list(csv.reader(lines))[1:]}
 
     def add(self, item: str, case: str, quantity: str, values, unit: str = "") -> float:
         """values: a number or samples of one. Returns the median."""
         values = [float(value) for value in (values if isinstance(values, (list, tuple)) else [values])]
         low, middle, high = quartiles(values)
-        self.rows.append((item, case, quantity, *(f"{value:.6g}" for value in (middle, low, high)), len(values), unit, self.machine))
+        shown = (f"{value:.6g}" for value in (middle, low, high))
+        self.rows[item, case, quantity] = (item, case, quantity, *shown, len(values), unit, self.machine)
         print(f"    {item} | {case} | {quantity}: {middle:.4g} {unit} [{low:.4g}, {high:.4g}] n={len(values)}", flush=True)
         self.write()
         return middle
 
     def note(self, item: str, text: str) -> None:
         """A row that says something in words: what was left out, what failed."""
-        self.rows.append((item, text, "note", "", "", "", 0, "", self.machine))
+        self.rows[item, text, "note"] = (item, text, "note", "", "", "", 0, "", self.machine)
         print(f"    {item} | {text}", flush=True)
         self.write()
 
     def write(self) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("w", newline="", encoding="utf-8") as out:
-            csv.writer(out, lineterminator="\n").writerows([COLUMNS, *self.rows])
+            csv.writer(out, lineterminator="\n").writerows([COLUMNS, *self.rows.values()])
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:

@@ -172,6 +172,26 @@ mbf.published.published("main")
 pd.concat([mbf.published.published("start"), mbf.published.published("merging")]).drop_duplicates()
 
 # %% [markdown]
+# ## What does it cost?
+#
+# `mbf bench` measures the kit against the script that one would write with PEFT and transformers: rivals in turns in one process,
+# medians with quartiles, so that a busy machine moves both. Not every goal is reached:
+
+# %%
+benches = [mbf.goals.read_bench(file) for file in sorted((mbf.lessons.ROOT / "figures").glob("bench*.csv"))]
+judged = pd.concat([mbf.goals.goals(bench) for bench in benches], ignore_index=True)
+judged[["goal", "wanted", "value", "low", "high", "holds", "machine"]].round(3)
+
+# %%
+mbf.plots_bench.goals(mbf.goals.goals(benches[0]))
+
+# %% [markdown]
+# And does anything grow faster than it should?
+
+# %%
+mbf.plots_bench.growth(benches[0])
+
+# %% [markdown]
 # ## Exercise 1: from runs to a row
 #
 # From `each`: the mean and the sample standard deviation of sequential LoRA's `AA` over the seeds of order 1.
