@@ -98,6 +98,7 @@ class Store:
     def __init__(self, folder: str | Path, config: dict, resume: bool = True, main: Callable = lambda act: act()):
         """`main(act)` runs act() on the main process while the others wait."""
         self.folder, self.main = Path(folder).absolute(), main
+        self.tasks: list[str] = config.get("stream", {}).get("tasks", [])
         self.lock: BaseFileLock | None = None
         main(lambda: self._open(config, resume))
 
@@ -158,7 +159,13 @@ class Store:
     def rows(self, name: str) -> list[list[float]]:
         """The rows of matrix.csv or matrix-options.csv so far."""
         file = self.folder / name
-        return read_table(file).values.tolist() if file.exists() else []
+        if not file.exists():
+            return []
+        found, finished = read_table(file), self.finished()
+        if len(found) != finished or list(found.columns) != (self.tasks or list(found.columns)):
+            raise InputError(f"expected the scores after {finished} tasks, a column a task, in {file}, found {len(found)} rows and "
+                             f"{len(found.columns)} columns, or other tasks: learn into another folder, or bring it back from a copy")
+        return found.values.tolist()
 
     def commit_task(self, index: int, name: str, write, keep: str) -> None:
         """`write(folder)` fills a temporary folder with the task's record; one rename makes it part of the run."""
