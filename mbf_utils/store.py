@@ -200,7 +200,7 @@ class Store:
             temporary.mkdir()
             write(temporary)
             commit(temporary, final)
-        except (OSError, SafetensorError):
+        except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
