@@ -113,7 +113,7 @@ class Continual:
         try:
             start = self._start(task)
             self._adapted.wear(start.lora, start.past, start.trains)
-            self._trained = [factor for pair in self._adapted.live().values() for factor in pair if factor.requires_grad]
+            self._trained = [factor for pair in self._adapted.live().values() for factor in pair if factor.requires_grad]  # type: ignore[misc]
             self._trained += self.method.extra.values()
             if not self._trained:
                 raise InputError(f"expected a method that trains something, found {self.method.card.title}")

@@ -82,7 +82,7 @@ def all_modules(life: Life) -> str:
         need(step.result.keys() == sites.keys(), f"task {index}: a pair for {len(step.result)} modules of {len(sites)}")
         for path, (d_in, d_out) in sites.items():
             A, B = step.result[path]
-            need(A.dim() == B.dim() == 2 and A.shape == (B.shape[1], d_in) and B.shape == (d_out, A.shape[0]) and len(A) >= 1,
+            need(A.dim() == B.dim() == 2 and A.shape == (B.shape[1], d_in) and B.shape == (d_out, A.shape[0]) and len(A) >= 1,  # type: ignore[index]
                  f"task {index}, {path}: A {tuple(A.shape)} and B {tuple(B.shape)}, not (r, {d_in}) and ({d_out}, r)")
             need(A.dtype == B.dtype == torch.float32, f"task {index}, {path}: {A.dtype} and {B.dtype}, not float32")
             need(bool(A.isfinite().all() and B.isfinite().all()), f"task {index}, {path}: numbers that are not finite")

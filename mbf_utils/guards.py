@@ -19,7 +19,7 @@ def undisturbed():
     if threading.current_thread() is not threading.main_thread():            # signals come to the main thread alone
         yield
         return
-    waiting: list[int] = []
+    waiting = []
     usual = signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
     try:
         yield

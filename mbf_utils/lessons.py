@@ -146,7 +146,7 @@ def pool(folder: str | Path, value: str = "AA_options") -> tuple[Picture, pd.Dat
           + "".join(f"; not finished: {path}" for path in unfinished))
     found = pooled(runs, value)
     counted = found.assign(title=found["title"] + " (" + found["runs"].astype(str) + ")")
-    return comparison(counted, value, over="the runs, their number in brackets"), found
+    return comparison(counted, value, over="the runs, their number in brackets"), found  # type: ignore[return-value]
 
 
 def check(answer, right, hint: str) -> str:

@@ -221,7 +221,7 @@ def canvas(width: float, height: float, title: str, subtitle: str, lines: int = 
     subtitle = textwrap.fill(subtitle, int(width * 11.3))
     head = 0.12 + 0.28 * max(lines, title.count("\n") + 1) + 0.23 * (subtitle.count("\n") + 1)     # inches
     figure = Picture(figsize=(width, height + head), dpi=DPI, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, rect=(0, 0, 1, 1 - head / figure.get_figheight()))
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, rect=(0, 0, 1, 1 - head / figure.get_figheight()))  # type: ignore[call-arg]
     for text, down, style in ((title, 0.1, {"fontsize": 15, "fontweight": "bold"}),
                               (subtitle, 0.1 + 0.28 * (title.count("\n") + 1), {"fontsize": 12, "color": "0.3"})):
         figure.text(0.01, 1 - down / figure.get_figheight(), text, ha="left", va="top", in_layout=False, **style)

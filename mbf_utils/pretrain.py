@@ -102,7 +102,7 @@ def _train(model, data, steps: int, lr: float, quiet: bool, soft: float = 0.0) -
     model.train()
     bar = tqdm(range(steps), desc="make base", disable=quiet)
     for step in bar:
-        loss = loss_of(model, *next(data), soft)
+        loss = loss_of(model, *next(data), soft)  # type: ignore[call-arg]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -60,7 +60,7 @@ class Run:
     def _table(self, name: str) -> pd.DataFrame:
         file = self.folder / name
         found = read_table(file) if file.exists() else table([], self.names)
-        if list(found.columns) != self.names or len(found) > len(self.names):
+        if sorted(found.columns) != sorted(self.names) or len(found) > len(self.names):
             raise InputError(f"expected a row and a column for each of {len(self.names)} tasks in {file}, found {len(found)} rows and "
                              f"{len(found.columns)} columns, or other tasks")
         return found

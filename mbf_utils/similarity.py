@@ -101,7 +101,7 @@ def _beside(one: Lora, two: Lora) -> dict[str, float]:
     dots = sum(geometry.dots([one, two], path)["dW"].numpy() for path in one)                  # (2, 2)
     table = updates.over_modules(updates.shares([one, two])).set_index("part")
     sizes = np.sqrt(dots.diagonal())
-    found = {"cosine": dots[0, 1] / sizes.prod(), "size": sizes[1] / sizes[0]}
+    found = {"cosine": dots[0, 1] / sizes.prod(), "size": sizes[1] / sizes[0]}  # type: ignore[index]
     for part in updates.PARTS:
         found |= {part: table.value[part], f"{part}_expected": table.expected[part]}
     return {name: float(value) for name, value in found.items()}

@@ -100,6 +100,7 @@ class Store:
     def __init__(self, folder: str | Path, config: dict, resume: bool = True, main: Callable = lambda act: act()):
         """`main(act)` runs act() on the main process while the others wait."""
         self.folder, self.main = Path(folder).absolute(), main
+        self.tasks: list[str] = config.get("stream", {}).get("tasks", [])
         self.lock: BaseFileLock | None = None
         main(lambda: self._open(config, resume))
 
@@ -160,7 +161,13 @@ class Store:
     def rows(self, name: str) -> list[list[float]]:
         """The rows of one of the matrices so far."""
         file = self.folder / name
-        return read_table(file).values.tolist() if file.exists() else []
+        if not file.exists():
+            return []
+        found, finished = read_table(file), self.finished()
+        if len(found) != finished or list(found.columns) != (self.tasks or list(found.columns)):
+            raise InputError(f"expected the scores after {finished} tasks, a column a task, in {file}, found {len(found)} rows and "
+                             f"{len(found.columns)} columns, or other tasks: learn into another folder, or bring it back from a copy")
+        return found.values.tolist()
 
     def commit_task(self, index: int, name: str, write, keep: str) -> None:
         """`write(folder)` fills a temporary folder with the task's record; one rename makes it part of the run."""
@@ -195,7 +202,7 @@ class Store:
             temporary.mkdir()
             write(temporary)
             commit(temporary, final)
-        except (OSError, SafetensorError):
+        except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 

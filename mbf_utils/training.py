@@ -59,7 +59,7 @@ def on_main(accelerator: Accelerator, act: Callable):
     """act() of the main process: its value, or its InputError, on every process. All wait for it."""
     if accelerator.num_processes == 1:
         return act()
-    found = [None, None]
+    found: list = [None, None]
     if accelerator.is_main_process:
         try:
             found[0] = act()

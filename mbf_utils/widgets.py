@@ -150,8 +150,8 @@ class Explorer:
         for chosen in static:
             if odd := sorted(chosen.keys() - start.keys()):
                 raise InputError(f"expected chosen positions of {', '.join(start)}, found one of {odd[0]}")
-        stills = [draw(**start | chosen) for chosen in static]
-        words = [", ".join(f"{spec.label}: {_said(spec, (start | chosen)[name])}" for name, spec in controls.items())
+        stills = [draw(**{**start, **chosen}) for chosen in static]
+        words = [", ".join(f"{spec.label}: {_said(spec, chosen.get(name, start[name]))}" for name, spec in controls.items())
                  for chosen in static]
         self.still = sheet([(word, figure) for word, (figure, _) in zip(words, stills)])
         self.words = " | ".join(f"{word}. {sentence}" for word, (_, sentence) in zip(words, stills))

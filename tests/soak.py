@@ -1,6 +1,7 @@
 """Faults at random moments: processes that are killed, and Ctrl-C, until everything was finished all the same.
 
-    python tests/soak.py [MOMENTS] [SEED]       100 moments of each kind, seed 0; also more examples for the readers' fuzzers
+    python tests/soak.py [MOMENTS] [SEED]       100 moments of each kind, seed 0; then test_faults.py with every
+                                                crash point, and test_fuzz.py with more examples
 
 Every kind ends with the bytes of an undisturbed one, nothing temporary left, and after each fault whatever lies in the folders
 is whole. tests/test_faults.py calls the same functions with few moments.
@@ -207,9 +208,8 @@ def main(moments: int = 100, seed: int = 0) -> None:
         with tempfile.TemporaryDirectory() as root:
             rounds = job(count, Path(root), random.Random(f"{name}{seed}"))
         print(f"{name}: {count} moments in {rounds} rounds, every one ended with the undisturbed bytes ({time.monotonic() - began:.0f} s)", flush=True)
-    fuzz = Path(__file__).with_name("test_fuzz.py")
-    if fuzz.exists():
-        sys.exit(subprocess.call([sys.executable, "-m", "pytest", "-q", str(fuzz)], env={**os.environ, "MBF_EXAMPLES": str(20 * moments)}))
+    tests = [str(Path(__file__).with_name(name)) for name in ("test_faults.py", "test_fuzz.py")]
+    sys.exit(subprocess.call([sys.executable, "-m", "pytest", "-q", *tests], env={**os.environ, "MBF_EXAMPLES": str(10 * moments)}))
 
 
 if __name__ == "__main__":

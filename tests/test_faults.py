@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import soak
 import torch
-from toy import FAST, before_each_change, contents, toy_stream
+from toy import FAST, before_each_change, contents, toy_model, toy_stream
 
 from mbf_utils import guards, models
 from mbf_utils.cli import main
@@ -101,7 +101,7 @@ def test_killed_before_or_in_the_middle_of_any_change_it_ends_with_the_same_byte
         end()
     expected = soak.scores(folder)
     assert len(copies) > (40 if kind == "compare" else 4) and any(path.name.startswith("torn") for path in copies)
-    for killed in copies[::3] if kind == "compare" else copies:
+    for killed in copies if kind == "merge" or "MBF_EXAMPLES" in os.environ else copies[random.randrange(20)::20]:
         soak.check_whole(killed)
         act(killed, *given)
         assert soak.scores(killed) == expected and not soak.leftovers(killed), killed.name
@@ -280,7 +280,7 @@ def test_a_second_process_on_one_run_folder_is_refused_while_the_first_learns(mo
     def second():
         def act():
             try:
-                learn(model, tmp_path / "run")
+                learn(toy_model(), tmp_path / "run")
             except InputError as error:
                 (tmp_path / "said").write_text(str(error))
         os.waitpid(soak.child(act), 0)
@@ -381,7 +381,7 @@ def test_a_model_that_does_not_fit_is_one_sentence(monkeypatch):
 def test_a_loss_that_is_not_finite_keeps_the_finished_tasks_and_the_next_call_goes_on(model, tmp_path, undisturbed_run):
     before = soak.state(model[0])
     method = SLAO()
-    method.penalty = lambda live, task, batch, out: torch.tensor(float("nan") if task.index == 2 else 0.0)
+    method.penalty = lambda live, task, batch, out: float("nan") * next(iter(live.values())).B.sum() if task.index == 2 else 0.0
     with pytest.raises(InputError, match=r"step \d+ of task 2 \(prefixes\): lower lr or the penalty's weight; the last finished task is kept"):
         learn(model, tmp_path / "run", method)
     assert len(task_folders(tmp_path / "run")) == 1 and soak.same_state(soak.state(model[0]), before)

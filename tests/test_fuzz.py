@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from toy import FAST, toy_stream
@@ -37,7 +37,7 @@ from mbf_utils.text import encode
 EXAMPLES = int(os.environ.get("MBF_EXAMPLES", "60"))
 usual = settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES == 60, database=None,
                  suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much])
-few = settings(usual, max_examples=max(5, EXAMPLES // 4))
+few = settings(usual, max_examples=max(5, EXAMPLES // 6), phases=[Phase.explicit, Phase.generate])       # each learns a task
 
 
 def ends_well(act):
