@@ -54,10 +54,11 @@ mbf.lessons.results("world-5", few, model="tiny", named=False)
 #
 # ## Does the order of the tasks matter?
 #
-# *MOPD* and *AOPD*: the largest and the mean spread of a task's final score over the orders. Computed for every seed, then averaged.
+# Fifteen methods learned the same tasks in three orders. *MOPD* and *AOPD*: the largest and the mean spread of a task's final score over
+# the orders. Computed for every seed, then averaged.
 
 # %%
-matrices = mbf.lessons.matrices_of("world-5")
+matrices = mbf.lessons.matrices_of("world-5-three")
 matrices = matrices[(matrices["model"] == "tiny") & ~matrices["named"]]
 disparity = mbf.findings.disparity(matrices, "labels")
 small = disparity[disparity["method"].isin(few)] if len(disparity) else disparity
@@ -65,7 +66,7 @@ small.drop(columns="method").set_index("title").round(1) if len(small) else prin
 
 # %%
 six = ["slao", "seqlora", "olora", "inflora", "keeplora", "ewc"]
-shown = runs["world-5"].query("model == 'tiny' and not named and method in @six")
+shown = runs["world-5-three"].query("model == 'tiny' and not named and method in @six")
 picture = mbf.plots_results.orders(shown, "AA_options") if shown["order"].nunique() > 1 else None
 mbf.lessons.keep(picture, "12-orders") if picture else print("There is one order only: no picture.")
 
