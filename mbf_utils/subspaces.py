@@ -5,6 +5,8 @@ QR and SVD run in float32 or better (half types have no QR kernels) and the resu
 import torch
 from torch import Tensor
 
+from .errors import InputError
+
 
 def lifted(x: Tensor) -> Tensor:
     """float16 and bfloat16 become float32; float32 and float64 stay."""
@@ -26,7 +28,7 @@ def orthonormal_rows(A: Tensor) -> Tensor:
     """
     r, d_in = A.shape
     if r > d_in:
-        raise ValueError(f"{r} rows of length {d_in} cannot be orthonormal: choose a rank of at most {d_in}")
+        raise InputError(f"expected a rank of at most {d_in}, the length of the rows that become orthonormal, found {r}: choose a lower one")
     Q, R = torch.linalg.qr(lifted(A).T)                              # (d_in, r), (r, r)
     signs = torch.where(R.diagonal() < 0, -1.0, 1.0).to(Q.dtype)     # (r,), zero counts as +1
     return (Q * signs).T.contiguous().to(A.dtype) + 0.0              # + 0.0 turns -0.0 into 0.0
@@ -64,7 +66,7 @@ def directions(D: Tensor, count: int, Q: Tensor | None = None) -> Tensor:
     """
     N = complement(lifted(D.new_zeros(0, D.shape[1]) if Q is None else Q))       # (d - k, d): what is searched
     if count > N.shape[0]:
-        raise ValueError(f"{count} directions asked for where {N.shape[0]} of {D.shape[1]} are free: choose a lower rank")
+        raise InputError(f"expected {count} free directions, found {N.shape[0]} of {D.shape[1]}: choose a lower rank")
     V = torch.linalg.svd(lifted(D) @ N.T, full_matrices=D.shape[0] < count).Vh[:count] @ N
     return (V * torch.where(V.gather(1, V.abs().argmax(1, keepdim=True)) < 0, -1.0, 1.0).to(V.dtype)).to(D.dtype)
 

@@ -65,8 +65,12 @@ def test_the_command_writes_what_was_tried_and_what_was_chosen(tmp_path, capsys,
     from mbf_utils.cli import main
     (tmp_path / "chosen.json").write_text('{"tiny": {"task_arithmetic": {"weight": 0.5}}, "other": {}}')
     monkeypatch.setattr(module, "CHOSEN", tmp_path / "chosen.json")
-    assert main(["search", "world-5", "--method", "olora", "--grid", "lambda1=0.1,0.5", "--limit", "8", "--epochs", "1",
-                 "--out", str(tmp_path / "runs"), "--figures", str(tmp_path)]) == 0
+    command = ["search", "world-5", "--method", "olora", "--grid", "lambda1=0.1,0.5", "--limit", "8", "--epochs", "1",
+               "--out", str(tmp_path / "runs"), "--figures", str(tmp_path)]
+    assert main([*command, "--apart"]) == 0
+    assert "olora" not in (tmp_path / "chosen.json").read_text() and not (tmp_path / "choice-olora.csv").exists()
+    assert main(command) == 0
+    assert (tmp_path / "choice-world-5-olora.csv").read_bytes() == (tmp_path / "choice-olora.csv").read_bytes()
     table = pd.read_csv(tmp_path / "choice-olora.csv")
     assert list(table["lambda1"]) == [0.1, 0.5] and list(table["data_seed"]) == [7, 7] and table["chosen"].sum() == 1
     assert "choice-olora.csv" in capsys.readouterr().out
