@@ -41,3 +41,8 @@ try c_lora lam=0.01,0.1,1,10
 try lilora lam=0.01,0.1,1,10
 try share k=8,16,32,64
 try treelora reg=0.05,0.5,2,8
+
+# Fifteen tasks leave no room for what five like best: chosen anew among settings that last, for make.sh's list of world-15.
+last() { .venv/bin/mbf search world-15 --order 4 --apart --out runs/search-15 --workers "${WORKERS:-2}" --method "$@"; }
+last inflora --grid eps_start=0.5,0.8,0.9,0.95
+last keeplora --grid task_energy=0.8,0.95 --grid weight_energy=0.1

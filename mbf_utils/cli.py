@@ -89,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--workers", default="1", help="processes, or the name of a joblib backend")
     search.add_argument("--out", default="runs/search", help="folder of the runs")
     search.add_argument("--figures", default="figures", help="where choice-METHOD.csv is written")
+    search.add_argument("--apart", action="store_true", help="a choice for this stream alone: written to choice-STREAM-METHOD.csv, and "
+                        "mbf compare goes on with what it used")
     _add_inputs(search, data_seed=7)
 
     merge = command("merge", commands.merge, "merge saved PEFT adapters, in the order in which they were trained, into one")

@@ -151,11 +151,13 @@ def search(arguments) -> None:
     base = Base(arguments.model, arguments.device, arguments.dtype, arguments.quantize)
     table = search(_stream(arguments, arguments.stream, arguments.order), arguments.method, grid, _seeds(arguments.seeds), base,
                    arguments.out, _workers(arguments.workers), **_settings(arguments))
-    file = Path(arguments.figures) / f"choice-{arguments.method}.csv"
+    name = f"{table['stream'][0]}-{arguments.method}" if arguments.apart else arguments.method
+    file = Path(arguments.figures) / f"choice-{name}.csv"
     file.parent.mkdir(parents=True, exist_ok=True)
     table.assign(data_seed=arguments.data_seed).to_csv(file, index=False, float_format="%.4f", lineterminator="\n")
     best = {field: table.loc[table["chosen"], field].item() for field in grid}
-    print(f"{table.to_string(index=False, float_format='%.3g')}\n\nchosen: {best}\nwritten: {file}, {choose(base.name, arguments.method, best)}")
+    written = file if arguments.apart else f"{file}, {choose(base.name, arguments.method, best)}"
+    print(f"{table.to_string(index=False, float_format='%.3g')}\n\nchosen: {best}\nwritten: {written}")
 
 
 def _methods(text: str) -> list:

@@ -40,6 +40,7 @@ def check_method(method: Method | str) -> pd.DataFrame:
     if isinstance(method, type):
         raise InputError(f"expected a method as an object, found the class {method.__name__}: write {method.__name__}()")
     method = make_method(method)
+    mine = not gc.get_freeze_count()
     gc.collect()
     gc.freeze()                                     # every task collects garbage; what was there before need not be searched
     try:
@@ -49,7 +50,8 @@ def check_method(method: Method | str) -> pd.DataFrame:
         rows = [(law, *_attempt(lambda: law(life))) for law in LAWS]
         return _table([(sentence(law), told is not None, told or found) for law, told, found in rows])
     finally:
-        gc.unfreeze()
+        if mine:
+            gc.unfreeze()
 
 
 def _attempt(act) -> tuple:

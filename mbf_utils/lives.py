@@ -1,6 +1,7 @@
 """A method's life on a toy: small tasks in a row, and what each of them left behind. The contract's laws are about such lives."""
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any, Callable, NamedTuple
 
@@ -94,7 +95,8 @@ def small_world() -> Toy:
     stream = world_stream("world-100", order=[f"v{number}" for number in range(1, TASKS + 1)], limit=ROWS)
     settings = Settings(targets=("q_proj", "v_proj", "down_proj"), rank=2, alpha=4.0, dropout=0.0, lr=0.03, epochs=1,
                         batch_size=8, accumulation=1, max_length=128, eval_batch_size=8)
-    return Toy(lambda: load_model("tiny", device="cpu"), [task.train for task in stream], settings)
+    model, tokenizer = load_model("tiny", device="cpu")
+    return Toy(lambda: (copy.deepcopy(model), tokenizer), [task.train for task in stream], settings)
 
 
 def equal(one: Lora, two: Lora) -> bool:

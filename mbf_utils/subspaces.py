@@ -5,6 +5,8 @@ QR and SVD run in float32 or better (half types have no QR kernels) and the resu
 import torch
 from torch import Tensor
 
+from .errors import InputError
+
 
 def lifted(x: Tensor) -> Tensor:
     """float16 and bfloat16 become float32; float32 and float64 stay."""
@@ -26,7 +28,7 @@ def orthonormal_rows(A: Tensor) -> Tensor:
     """
     r, d_in = A.shape
     if r > d_in:
-        raise ValueError(f"{r} rows of length {d_in} cannot be orthonormal: choose a rank of at most {d_in}")
+        raise InputError(f"expected a rank of at most {d_in}, the length of the rows that become orthonormal, found {r}: choose a lower one")
     Q, R = torch.linalg.qr(lifted(A).T)                              # (d_in, r), (r, r)
     signs = torch.where(R.diagonal() < 0, -1.0, 1.0).to(Q.dtype)     # (r,), zero counts as +1
     return (Q * signs).T.contiguous().to(A.dtype) + 0.0              # + 0.0 turns -0.0 into 0.0
@@ -62,10 +64,12 @@ def directions(D: Tensor, count: int, Q: Tensor | None = None) -> Tensor:
     With Q (k, d), rows orthonormal: those of D - D Q^T Q, orthogonal to Q even where little of D is left. Signs are fixed:
     the largest entry of each row is positive. Of a symmetric positive matrix they are the first eigenvectors.
     """
-    N = complement(lifted(D.new_zeros(0, D.shape[1]) if Q is None else Q))       # (d - k, d): what is searched
-    if count > N.shape[0]:
-        raise ValueError(f"{count} directions asked for where {N.shape[0]} of {D.shape[1]} are free: choose a lower rank")
-    V = torch.linalg.svd(lifted(D) @ N.T, full_matrices=D.shape[0] < count).Vh[:count] @ N
+    N = None if Q is None else complement(lifted(Q))                 # (d - k, d): what is searched; None: everything
+    free = D.shape[1] if N is None else len(N)
+    if count > free:
+        raise InputError(f"expected {count} free directions, found {free} of {D.shape[1]}: choose a lower rank")
+    V = torch.linalg.svd(lifted(D) if N is None else lifted(D) @ N.T, full_matrices=D.shape[0] < count).Vh[:count]
+    V = V if N is None else V @ N
     return (V * torch.where(V.gather(1, V.abs().argmax(1, keepdim=True)) < 0, -1.0, 1.0).to(V.dtype)).to(D.dtype)
 
 
@@ -77,14 +81,14 @@ def widen(Q: Tensor | None, D: Tensor, energy: float) -> Tensor:
     D: (m, d). Nothing is added where Q holds enough; with energy = 1 all that D reaches, up to rounding. Source: gradient
     projection memory, Saha et al., ICLR 2021 (arXiv 2103.09762).
     """
+    N = None if Q is None else complement(lifted(Q))                 # (d - k, d)
     Q = D.new_zeros(0, D.shape[1]) if Q is None else Q
-    N = complement(lifted(Q))                                        # (d - k, d)
     D = lifted(D)
-    _, S, Vt = torch.linalg.svd(D @ N.T, full_matrices=False)
+    _, S, Vt = torch.linalg.svd(D if N is None else D @ N.T, full_matrices=False)
     left = S.square().flip(0).cumsum(0).flip(0)                      # left[j]: what would remain after j more directions
     rounding = (max(D.shape) * torch.finfo(D.dtype).eps) ** 2
     more = int((left > max(1 - energy, rounding) * D.square().sum()).sum())
-    return torch.cat([Q, (Vt[:more] @ N).to(Q.dtype)])
+    return torch.cat([Q, (Vt[:more] if N is None else Vt[:more] @ N).to(Q.dtype)])
 
 
 def energy(A: Tensor, S: Tensor) -> Tensor:

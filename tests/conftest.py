@@ -1,4 +1,5 @@
 """What all tests share: one quiet CPU thread, no network, and where real rows of the benchmarks lie."""
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")                 # before torch is imported
@@ -11,6 +12,12 @@ import pytest
 
 # Folders cl_benchmark (O-LoRA's form, 15 tasks) and superni (SAPT's form, 15 tasks). They are not part of the project.
 REAL_ROWS = Path(os.environ.get("MBF_DATA") or Path(__file__).resolve().parents[1] / "../shared/data")
+
+
+def pytest_collection_finish(session) -> None:
+    """The loop collects garbage after every task; what is there before the first test need not be searched."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

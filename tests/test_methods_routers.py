@@ -140,7 +140,7 @@ def test_replay_keeps_a_share_of_each_task_s_rows_and_adds_them_to_the_next_task
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
 def test_replay_refuses_a_share_that_is_none(share):
-    with pytest.raises(ValueError, match="share"):
+    with pytest.raises(InputError, match="share"):
         Replay(share=share)
 
 

@@ -1,5 +1,6 @@
 """A search of settings: small, on development rows, written down; and what the table of chosen settings says."""
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,18 @@ from mbf_utils.methods import make_method
 from mbf_utils.search import BUDGET, CHOSEN, chosen, search
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The command's world-5 is two tasks of eight rows."""
+    from mbf_utils import commands
+    whole = commands._stream
+
+    def stream(arguments, name, order=None):
+        found = whole(arguments, name, order)
+        return replace(found, tasks=tuple(replace(task, dev=task.dev[:8]) for task in found[:2]))
+    monkeypatch.setattr(commands, "_stream", stream)
 
 
 def test_every_setting_is_tried_on_development_rows_and_the_best_is_chosen(tmp_path, monkeypatch):
@@ -52,7 +65,7 @@ def test_what_is_chosen_is_the_best_of_what_was_tried_and_written_down():
     assert chosen("tiny", "seqlora") == chosen("another", "olora") == {}
 
 
-def test_the_command_compare_takes_the_chosen_settings_unless_told_otherwise(tmp_path, monkeypatch):
+def test_the_command_compare_takes_the_chosen_settings_unless_told_otherwise(tmp_path, monkeypatch, small):
     from mbf_utils.cli import main
     (tmp_path / "chosen.json").write_text('{"tiny": {"olora": {"lambda1": 0.25}}}')
     monkeypatch.setattr(module, "CHOSEN", tmp_path / "chosen.json")
@@ -61,12 +74,16 @@ def test_the_command_compare_takes_the_chosen_settings_unless_told_otherwise(tmp
     assert {path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()} == {"world-5-o1-olora-lambda1=0.25-0", "world-5-o1-olora-0"}
 
 
-def test_the_command_writes_what_was_tried_and_what_was_chosen(tmp_path, capsys, monkeypatch):
+def test_the_command_writes_what_was_tried_and_what_was_chosen(tmp_path, capsys, monkeypatch, small):
     from mbf_utils.cli import main
     (tmp_path / "chosen.json").write_text('{"tiny": {"task_arithmetic": {"weight": 0.5}}, "other": {}}')
     monkeypatch.setattr(module, "CHOSEN", tmp_path / "chosen.json")
-    assert main(["search", "world-5", "--method", "olora", "--grid", "lambda1=0.1,0.5", "--limit", "8", "--epochs", "1",
-                 "--out", str(tmp_path / "runs"), "--figures", str(tmp_path)]) == 0
+    command = ["search", "world-5", "--method", "olora", "--grid", "lambda1=0.1,0.5", "--limit", "8", "--epochs", "1",
+               "--out", str(tmp_path / "runs"), "--figures", str(tmp_path)]
+    assert main([*command, "--apart"]) == 0
+    assert "olora" not in (tmp_path / "chosen.json").read_text() and not (tmp_path / "choice-olora.csv").exists()
+    assert main(command) == 0
+    assert (tmp_path / "choice-world-5-olora.csv").read_bytes() == (tmp_path / "choice-olora.csv").read_bytes()
     table = pd.read_csv(tmp_path / "choice-olora.csv")
     assert list(table["lambda1"]) == [0.1, 0.5] and list(table["data_seed"]) == [7, 7] and table["chosen"].sum() == 1
     assert "choice-olora.csv" in capsys.readouterr().out

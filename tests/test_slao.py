@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny import SITES, equal, make_task, random_lora, tensors
 
+from mbf_utils.errors import InputError
 from mbf_utils.lora import Pair, copied
 from mbf_utils.methods import METHODS
 from mbf_utils.methods.references import SeqLoRA
@@ -248,5 +249,12 @@ def test_nothing_that_came_in_is_modified_in_place(name):
 
 
 def test_a_frozen_b_with_a_random_start_would_never_learn_and_is_refused():
-    with pytest.raises(ValueError, match="never learns"):
+    with pytest.raises(InputError, match="nothing learns: choose one"):
         SLAO(freeze="B", begin="random")
+
+
+def test_a_rank_above_the_inputs_is_refused_before_the_first_training():
+    with pytest.raises(InputError, match="expected a rank of at most 9, .* found 10 at layer.q: choose a lower one"):
+        SLAO().start(make_task(1, rank=10, sites={"layer.q": (9, 20)}))
+    SLAO().start(make_task(1, rank=9, sites={"layer.q": (9, 20)}))
+    SLAO(qr=False).start(make_task(1, rank=10, sites={"layer.q": (9, 20)}))

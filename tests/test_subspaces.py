@@ -11,6 +11,7 @@ import torch
 from tiny import widened_by_hand
 
 import mbf_utils
+from mbf_utils.errors import InputError
 from mbf_utils.subspaces import complement, directions, orthonormal_rows, principal_angles, project_out, widen
 
 SHAPES = [(1, 1), (1, 6), (3, 8), (5, 5), (8, 64)]
@@ -96,7 +97,7 @@ def test_half_types_are_computed_in_float32():
 
 
 def test_more_rows_than_columns_cannot_be_orthonormal():
-    with pytest.raises(ValueError, match="4 rows of length 3"):
+    with pytest.raises(InputError, match="expected a rank of at most 3.*found 4"):
         orthonormal_rows(torch.ones(4, 3))
 
 
@@ -171,7 +172,7 @@ def test_directions_are_orthogonal_to_q_even_where_nothing_is_left():
         V = directions(D, 4, Q)
         torch.testing.assert_close(V @ V.T, torch.eye(4))
         assert (V @ Q.T).abs().max() < 1e-6
-    with pytest.raises(ValueError, match="7 directions asked for where 6 of 9 are free"):
+    with pytest.raises(InputError, match="expected 7 free directions, found 6 of 9: choose a lower rank"):
         directions(torch.ones(4, 9), 7, Q)
     assert directions(normal(4, 9).half(), 2).dtype == torch.float16
 

@@ -19,6 +19,7 @@ from typing import ClassVar
 
 import torch
 
+from ..errors import InputError
 from ..lora import Lora, Pair, Start, compact, each, stack, svd, whole
 from ..method import Card, Method, Task
 from .inflora import per_input
@@ -47,7 +48,7 @@ class CorDA(Method):
 
     def __post_init__(self):
         if self.mode not in ("kpm", "ipm"):
-            raise ValueError(f"mode is 'kpm' or 'ipm', not {self.mode!r}")
+            raise InputError(f"expected a mode of 'kpm' or 'ipm', found {self.mode!r}: choose one of the two")
 
     def start(self, task: Task) -> Start:
         past, s = self.memory.get("result"), task.scaling

@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..lora import Lora, Start, truncate, whole
 from ..method import Card, Method, Task
 
@@ -38,7 +39,7 @@ class DARE(Method):
 
     def __post_init__(self):
         if not 0 <= self.p < 1:
-            raise ValueError(f"expected a share p to drop in [0, 1), found {self.p}")
+            raise InputError(f"expected a share p to drop of 0 or more and below 1, found {self.p}: choose another")
 
     def start(self, task: Task) -> Start:
         return Start(task.fresh())

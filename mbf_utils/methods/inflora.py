@@ -7,8 +7,9 @@ Liang and Li, CVPR 2024, arXiv 2404.00228.
                     eps_t = eps_start + (eps_end - eps_start) t / T
     the model is W0 + s sum_t B_t A_t
 
-The share is of C's squared singular values, as in the released code. design="projected" is the authors' version for language
-models: A_t is random, from task 2 on projected with I - M M^T and its rows scaled to length 1 / sqrt(3), eps from 0.995.
+The share is of C's squared singular values, as in the released code (which counts t from 0, so that its eps_t lags by a task).
+design="projected" is the authors' version for language models: A_t is random, from task 2 on projected with I - M M^T and its
+rows scaled to length 1 / sqrt(3), eps from 0.995.
 
 Ours: padding is not counted; s = alpha / r of the kit (the paper has s = 1); M is always stored itself, never as its complement
 when it grows beyond n / 2 (a matter of memory alone). M, kept as rows (k, n), fills up: where k + r > n an InputError says so
@@ -59,7 +60,7 @@ class InfLoRA(IncLoRA):
 
     def __post_init__(self):
         if self.design not in ("inputs", "projected"):
-            raise ValueError(f"design is 'inputs' or 'projected', not {self.design!r}")
+            raise InputError(f"expected a design of 'inputs' or 'projected', found {self.design!r}: choose one of the two")
 
     def eps(self, task: Task) -> float:
         T = self.total_tasks or task.total

@@ -19,6 +19,7 @@ from typing import ClassVar
 
 import torch
 
+from ..errors import InputError
 from ..lora import Lora, Pair, Start, each, inner, stack, truncate
 from ..method import Card, Method, Task
 
@@ -45,7 +46,8 @@ class KMerge(Method):
 
     def __post_init__(self):
         if self.slots < 1 or self.mean not in ("factors", "update"):
-            raise ValueError(f"expected at least one slot and a mean of 'factors' or 'update', found {self}")
+            raise InputError(f"expected at least one slot and a mean of 'factors' or 'update', found {self.slots} and {self.mean!r}: choose "
+                             "others")
 
     def start(self, task: Task) -> Start:
         return Start(task.fresh())

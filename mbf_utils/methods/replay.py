@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import torch
 
+from ..errors import InputError
 from ..lora import Lora
 from ..method import Card, Method, Task
 from ..streams import Example
@@ -23,7 +24,7 @@ class Replay(Method):
 
     def __post_init__(self):
         if not 0 < self.share <= 1:
-            raise ValueError(f"expected a share of the rows above 0 and at most 1, found {self.share}")
+            raise InputError(f"expected a share of the rows above 0 and at most 1, found {self.share}: choose another")
 
     def data(self, task: Task) -> list[Example]:
         return [Example(*row) for row in self.memory.get("rows", [])] + task.train

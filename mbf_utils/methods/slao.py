@@ -21,6 +21,7 @@ from typing import Callable, ClassVar
 
 import torch
 
+from ..errors import InputError
 from ..lora import Lora, Pair, Start, each
 from ..method import Card, Method, Task
 from ..subspaces import orthonormal_rows
@@ -50,10 +51,14 @@ class SLAO(Method):
 
     def __post_init__(self):
         if self.freeze == "B" and self.begin == "random":
-            raise ValueError("freeze='B' with begin='random' starts every task from B = 0 and never learns: choose one")
+            raise InputError("expected B to be other than 0 where it is frozen, found freeze='B' with begin='random', under which nothing "
+                             "learns: choose one of them")
 
     def start(self, task: Task) -> Start:
         trains = "B" if self.freeze == "A" else "A" if self.freeze == "B" and task.index > 1 else "AB"
+        if narrow := [path for path, (d_in, _) in task.sites.items() if self.qr and task.rank > d_in]:
+            raise InputError(f"expected a rank of at most {task.sites[narrow[0]][0]}, for the rows of A are made orthonormal, found "
+                             f"{task.rank} at {narrow[0]}: choose a lower one, or qr=False")
         if task.index == 1 or self.begin == "random":
             return Start(task.fresh(), trains=trains)
         return Start(each(self.turned, self.memory[self.begin]), trains=trains)

@@ -19,6 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..lora import Pair, whole
 from ..method import Card, Task
 from .dare import dropped
@@ -52,7 +53,8 @@ class TIES(Pool):
 
     def __post_init__(self):
         if not 0 < self.density <= 1 or not 0 <= self.drop < 1:
-            raise ValueError(f"expected a density in (0, 1] and a share to drop in [0, 1), found {self.density} and {self.drop}")
+            raise InputError(f"expected a density above 0 and at most 1 and a share to drop of 0 or more and below 1, found {self.density} "
+                             f"and {self.drop}: choose others")
 
     def merge(self, pairs: list[Pair], counts: list[int], task: Task, path: str) -> Pair:
         taus = [dropped(pair.B @ pair.A, self.drop, task.rng(f"drop {k} {path}")) for k, pair in enumerate(pairs)]
