@@ -24,7 +24,7 @@ COLUMNS = ("item", "case", "quantity", "value", "low", "high", "n", "unit", "mac
 
 
 def machine(device: str = "cpu") -> str:
-    """The card's name, or the processor's with the number of cores and of torch's threads."""
+    """The card's name, or the processor's with the number of cores and on how many torch runs."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name()
     try:
@@ -32,7 +32,7 @@ def machine(device: str = "cpu") -> str:
                     if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{name}, {os.cpu_count()} cores, torch on {torch.get_num_threads()}"
 
 
 def versions() -> str:
