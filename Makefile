@@ -8,7 +8,7 @@
 # make figures-check  the same in a copy of the tree; says which of the committed ones differ, and changes none
 # make handout    the notebooks as one static page, dist/mbf-handout.html, for reading without a kernel or a network
 # make lint       ruff and mypy, as make test runs them too
-# make soak       faults at random moments, 100 of each kind, and many examples for the fuzzers: about 15 minutes
+# make soak       faults at random moments, 100 of each kind, every crash point, and many examples for the fuzzers
 # make audit      known vulnerabilities of the installed packages (asks pypi.org)
 # make dist       wheel and source archive in dist/
 # make clean      remove .venv and caches

@@ -14,6 +14,8 @@ The likelihood of a label is that of its tokens; where one label is the beginnin
 from __future__ import annotations
 
 import copy
+import logging
+import warnings
 from dataclasses import replace
 from functools import lru_cache
 from typing import Callable, NamedTuple
@@ -23,6 +25,10 @@ import torch
 from .scores import SCORES, score_of
 from .streams import Example, TaskData
 from .text import Batch, Encoded, answer_ids, answer_text, collate, encode, token_ids
+
+# transformers 5.2x has another name for the cache's argument and says so at every call; older ones know this name only
+warnings.filterwarnings("ignore", "`past_key_values`", FutureWarning)
+logging.getLogger("transformers.utils.generic").addFilter(lambda record: "`past_key_values`" not in record.getMessage())
 
 
 class Score(NamedTuple):
