@@ -60,7 +60,11 @@ def results(cells: list, learn: Callable, client) -> Iterator[tuple[str, float, 
 
     def fill() -> int | None:
         """A task to each worker and none to wait behind it, for it would die with it. Returns the suspect that was sent, alone."""
-        while ready and len(under_way) < max(1, len(client.nthreads())):
+        try:
+            workers = max(1, len(client.nthreads()))
+        except OSError as error:
+            raise InputError(LOST.format(error)) from None
+        while ready and len(under_way) < workers:
             send(heappop(ready))
         if under_way or not suspects:
             return None
