@@ -13,7 +13,6 @@ import torch
 from toy import FAST, contents, toy_model
 
 from mbf_utils import cells
-from mbf_utils import comparison as module
 from mbf_utils.comparison import Base, compare, plan
 from mbf_utils.costs import cost_file, reset_peak
 from mbf_utils.errors import InputError
