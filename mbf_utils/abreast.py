@@ -66,7 +66,7 @@ class Lane:
         self.losses: list[float] = []
         self.batches: list[Batch] = []              # the micro-batches of the step, `batch` the one under way
         self.batch: Batch | None = None
-        self.loss: Tensor | float = 0.0             # of the step so far
+        self.loss = torch.zeros(())                 # of the step so far
         self.chance: Tensor | None = None           # state of the generator between micro-batches
 
     @staticmethod
@@ -76,7 +76,7 @@ class Lane:
 
     def begin(self, step: int) -> None:
         """Draws up the micro-batches of a step."""
-        window, size, self.loss, self.chance, self.task.step = self.windows[step], self.settings.batch_size, 0.0, None, step
+        window, size, self.loss, self.chance, self.task.step = self.windows[step], self.settings.batch_size, torch.zeros(()), None, step
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * self.settings.rate(step, len(self.windows))
         self.batches = [collate([self.rows[i] for i in window[k:k + size]], self.pad, self.task.device)

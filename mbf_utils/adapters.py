@@ -100,7 +100,7 @@ class Adapted:
                              "look at them, or load the model without quantize")
         if self.sharded:
             from torch.distributed.tensor import DTensor
-            return weight.detach().full_tensor() if isinstance(weight, DTensor) else weight.detach()
+            return weight.full_tensor().detach() if isinstance(weight, DTensor) else weight.detach()
         return weight.detach()
 
     def instead(self, lora: Lora) -> dict[str, torch.Tensor]:
@@ -180,7 +180,7 @@ def installed(model: nn.Module, targets, rank: int, alpha: float, dropout: float
                 parameter.requires_grad_(requires_grad)
 
 
-def _checkpointing(model: nn.Module, on: bool) -> None:
+def _checkpointing(model, on: bool) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`gradient_checkpointing_", FutureWarning)     # transformers 5.2x has another name for it
         if on:

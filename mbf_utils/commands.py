@@ -167,10 +167,11 @@ def _methods(text: str) -> list:
     from .titles import card_of
     items = [item.split() for item in text.split(",") if item.strip()]
     own, found = {name for name, *pairs in items if pairs}, {}
+    entries: list
     for name, *pairs in items:
         family = [row for row in METHODS if name in ("all", card_of(row).family) and row not in own] if not pairs else []
-        for entry in family or [(name, _fields(pairs, name)) if pairs else name]:
-            found[repr(entry)] = entry
+        entries = family or [(name, _fields(pairs, name)) if pairs else name]
+        found |= {repr(entry): entry for entry in entries}
     return [*found.values()]
 
 

@@ -10,7 +10,7 @@ import time
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Generator
 
 from accelerate import Accelerator
 
@@ -49,7 +49,7 @@ def run_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, res
     return run
 
 
-def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, resume: bool = True, **settings) -> Iterator[Run]:
+def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, resume: bool = True, **settings) -> Generator[Run, None, None]:
     """The same, one task at a time: each `next` learns one more task. A finished run is yielded once."""
     name = method if isinstance(method, str) else name_of(method)
     method = make_method(method)

@@ -72,7 +72,7 @@ def learn_pairs(streams: list[Stream], methods: list[str], base, seed: int = 0, 
 
         def ask(lora: Lora, data: TaskData) -> tuple[float, float]:
             adapted.wear(lora)
-            return evaluate(adapted.model, tokenizer, data, settings.evaluate_on, settings.max_length, settings.eval_batch_size)
+            return evaluate(adapted.model, tokenizer, data, settings.evaluate_on, settings.max_length, settings.eval_batch_size)[:2]
 
         first = task(1, streams[0][0])
         started, tuned, _ = _trained(adapted, Method(), first, tokenizer, settings)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from accelerate import DistributedType
 from elsewhere import PLACE, Elsewhere, There
 from tiny import tensors, tiny_llama, word_tokenizer
 from toy import FAST, rows
@@ -24,7 +25,7 @@ ROWS = [rows(4, answers, f"elsewhere {i}") for i, answers in enumerate([("good",
 
 class Plain:
     """As much of an Accelerator as one process without a GPU needs."""
-    num_processes, process_index, is_main_process, scaler = 1, 0, True, None
+    num_processes, process_index, is_main_process, scaler, distributed_type = 1, 0, True, None, DistributedType.NO
 
     def __init__(self, device):
         self.device = torch.device(device)

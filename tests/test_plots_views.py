@@ -65,8 +65,9 @@ def test_the_title_of_placement_tells_who_moves(learned, drift, words):
 def test_the_title_names_the_layer_that_learns_most_where_one_does():
     table = placed(lambda task, layer, part: 0.1 + 0.3 * (layer == 1), by_part(0.1, 0.2))
     assert title(plots.placement(table, True)).endswith("; layer 1 learns most")
-    one = placed(by_part(0.1, 0.2), by_part(0.1, 0.2), layers=(4,), tasks=(1,))
-    assert title(plots.placement(one[one.part == "MLP"], True)) == "MLP modules learn by 0.20"      # nothing has drifted
+    for drift, words in ((0.0, "MLP modules learn by 0.20"), (0.1, "MLP modules learn by 0.20 and drift by 0.10")):
+        one = placed(by_part(0.1, 0.2), by_part(drift, drift), layers=(4,), tasks=(1,))
+        assert title(plots.placement(one[one.part == "MLP"], True)) == words
 
 
 def test_a_deep_model_has_colours_instead_of_numbers():

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,14 +34,14 @@ def bench(out: str | Path, quick: bool = False, only: list[str] | None = None) -
     items = {
         "end to end": lambda: end_to_end(table, 3, 64, 2) if quick else end_to_end(table, 5, 100, 3),
         "scoring": lambda: small_scoring(table, 40, 1, 2) if quick else small_scoring(table, 100, 3),
-        **{f"factors, r {rank}": lambda rank=rank: factors(rank, table, place, size) for rank in size.ranks},
-        **{f"boundary, {case}": lambda case=case: boundary(case, table, place, size, hollow_model(size)) for case in TARGETS},
+        **{f"factors, r {rank}": partial(factors, rank, table, place, size) for rank in size.ranks},
+        **{f"boundary, {case}": partial(lambda case: boundary(case, table, place, size, hollow_model(size)), case) for case in TARGETS},
         "geometry": lambda: spectra(table, 2 * size.layers, size.hidden, 5 if quick else 15),
         "geometry, dense": lambda: against_dense(table, 256 if quick else 1024, 3),
         "activations": lambda: activations(table),
         "scaling": lambda: scaling(table, 3 if quick else 9, 512 if quick else 2048),
-        **{f"memory, {name}": lambda name=name: over_tasks(name, table, counts) for name in GROWING},
-        **{f"memory, {name}": lambda name=name: over_tasks(name, table, counts if quick else (*counts, 400)) for name in CONSTANT},
+        **{f"memory, {name}": partial(over_tasks, name, table, counts) for name in GROWING},
+        **{f"memory, {name}": partial(over_tasks, name, table, counts if quick else (*counts, 400)) for name in CONSTANT},
         "comparison": lambda: cells(table, SAMPLE[:3], 2, 32, 1) if quick else cells(table, SAMPLE, 3, 96, 2),
         "workers": lambda: workers(table, 2, 32, 1, 1) if quick else workers(table, 3, 96, 3, 4)}
     chosen = {name: (act, 60 if quick else 900) for name, act in items.items() if not only or any(part in name for part in only)}

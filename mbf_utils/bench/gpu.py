@@ -6,6 +6,7 @@ tests.
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 from .boundary import boundary, factors
@@ -35,20 +36,24 @@ def bench(out: str | Path, device: str = "cuda", size: Size = Size(), total: flo
     def measured(case):
         row[case] = throughput(case, table, place, size, here["model"])
 
+    def bounded(case):
+        boundary(case, table, place, size, here["model"], row.get(case))
+
+    def remembered(name):
+        memory(name, table, place, size, here["model"])
+
+    other = OtherDevice(size)
     items = {
         "model": (make, 30),
-        **{f"throughput, {case}": (lambda case=case: measured(case), 40) for case in TARGETS},
-        **{f"boundary, {case}": (lambda case=case: boundary(case, table, place, size, here["model"], row.get(case)), 15)
-           for case in TARGETS},
-        **{f"memory, {name}": (lambda name=name: memory(name, table, place, size, here["model"]), 25)
-           for name in ("slao", "olora")},
+        **{f"throughput, {case}": (partial(measured, case), 40) for case in TARGETS},
+        **{f"boundary, {case}": (partial(bounded, case), 15) for case in TARGETS},
+        **{f"memory, {name}": (partial(remembered, name), 25) for name in ("slao", "olora")},
         "scoring": (lambda: scoring(table, place, size, here["model"]), 25),
         "big model freed": (here.clear, 5),
-        **{f"factors, r {rank}": (lambda rank=rank: factors(rank, table, place, size), 20) for rank in size.ranks},
+        **{f"factors, r {rank}": (partial(factors, rank, table, place, size), 20) for rank in size.ranks},
         "ceilings": (lambda: ceilings(table, place, size.hidden * 2, size.cold / 2 ** 28), 10),
         "small world": (lambda: small_world(table, place, size, other), 50),
         "abreast": (lambda: abreast(table, place, size), 60)}
-    other = OtherDevice(size)
     try:
         run_items(items, table, total)
     finally:

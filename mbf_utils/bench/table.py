@@ -48,7 +48,7 @@ class Table:
         self.rows: dict[tuple[str, str, str], tuple] = {}
         if keep and self.file.exists():
             with self.file.open(newline="", encoding="utf-8") as lines:
-                self.rows = {tuple(row[:3]): tuple(row) for row in list(csv.reader(lines))[1:]}
+                self.rows = {(row[0], row[1], row[2]): tuple(row) for row in list(csv.reader(lines))[1:]}
 
     def add(self, item: str, case: str, quantity: str, values, unit: str = "") -> float:
         """values: a number or samples of one. Returns the median."""
@@ -76,7 +76,8 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
     """The lower quartile, the median and the upper quartile."""
     if len(values) < 2:
         return values[0], values[0], values[0]
-    return tuple(statistics.quantiles(values, n=4, method="inclusive"))
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
 
 
 def seconds(act: Callable, sync: Callable = lambda: None) -> float:
