@@ -64,7 +64,7 @@ def merge_into_base(adapter, out, model="tiny", device: str = "auto", dtype: str
         if module.weight is base.get_input_embeddings().weight:
             raise InputError(f"expected an adapter that leaves the embeddings alone, found {path}, whose weight this base shares "
                              "with them: serve the adapter beside its base")
-        module.weight.data += delta
+        module.weight.data += delta                 # type: ignore[operator]
     before = _logits(base, rows)                    # in float32, adapter and base apart or together are the same to rounding
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
