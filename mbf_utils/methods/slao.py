@@ -19,8 +19,6 @@ start, B A = (B R^T) Q^T; with it B_init = B R^T and the task starts where the l
 from dataclasses import dataclass
 from typing import Callable, ClassVar
 
-import torch
-
 from ..errors import InputError
 from ..lora import Lora, Pair, Start, each
 from ..method import Card, Method, Task
@@ -70,14 +68,12 @@ class SLAO(Method):
         return Pair(A, last.B @ (last.A @ A.T) if self.preserve else last.B)    # A_ft Q = R^T (r, r)
 
     def finish(self, tuned: Lora, task: Task) -> Lora:
-        merged = tuned if task.index == 1 else self.blended(self.memory["merged"], tuned, self.schedule(task.index))
+        weight = self.schedule(task.index)
+
+        def blend(merged: Pair, tuned: Pair) -> Pair:
+            return Pair(*(m + weight * (t - m) if factor in self.merge else t
+                          for factor, m, t in zip("AB", merged, tuned)))
+
+        merged = tuned if task.index == 1 else each(blend, self.memory["merged"], tuned)
         self.memory.update(tuned=tuned, merged=merged)
         return merged
-
-    def blended(self, merged: Lora, tuned: Lora, weight: float) -> Lora:
-        """M + weight (T - M) of every factor that is merged, in one pass over memory and one call for all modules; else T."""
-        factors = []
-        for k, factor in enumerate("AB"):
-            M, T = [merged[path][k] for path in tuned], [pair[k] for pair in tuned.values()]
-            factors.append(torch._foreach_lerp(M, T, weight) if factor in self.merge else T)
-        return dict(zip(tuned, map(Pair, *factors)))

@@ -179,18 +179,18 @@ pd.concat([mbf.published.published("start"), mbf.published.published("merging")]
 # medians with quartiles, so that a busy machine moves both. Not every goal is reached:
 
 # %%
-benches = [mbf.goals.read_bench(file) for file in sorted((mbf.lessons.ROOT / "figures").glob("bench*.csv"))]
-judged = pd.concat([mbf.goals.goals(bench) for bench in benches], ignore_index=True)
+benches = {file.stem: mbf.goals.read_bench(file) for file in sorted((mbf.lessons.ROOT / "figures").glob("bench*.csv"))}
+judged = pd.concat([mbf.goals.goals(bench) for bench in benches.values()], ignore_index=True)
 judged[["goal", "wanted", "value", "low", "high", "holds", "machine"]].round(3)
 
 # %%
-mbf.plots_bench.goals(mbf.goals.goals(benches[0]))
+mbf.plots_bench.goals(mbf.goals.goals(benches["bench"]))
 
 # %% [markdown]
 # And does anything grow faster than it should?
 
 # %%
-mbf.plots_bench.growth(benches[0])
+mbf.plots_bench.growth(benches["bench"])
 
 # %% [markdown]
 # ## Exercise 1: from runs to a row
