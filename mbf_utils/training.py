@@ -19,7 +19,7 @@ from typing import Callable
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from tqdm.auto import tqdm
@@ -96,6 +96,7 @@ def _train(adapted, method, task, tokenizer, settings, accelerator, load, save) 
     task.steps = len(windows)
     optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay,
                                   fused=accelerator.device.type in ("cpu", "cuda"))
+    GradientState._reset_state()                    # a Trainer that ended inside an accumulation lets no optimizer step
     model, optimizer = prepare(adapted, optimizer, accelerator)
     bends = type(method).mix is not Method.mix
     batch = None

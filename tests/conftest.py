@@ -6,9 +6,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")                 # before torch is 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import signal
 from pathlib import Path
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:         # as in a job in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Folders cl_benchmark (O-LoRA's form, 15 tasks) and superni (SAPT's form, 15 tasks). They are not part of the project.
 REAL_ROWS = Path(os.environ.get("MBF_DATA") or Path(__file__).resolve().parents[1] / "../shared/data")
@@ -26,6 +30,14 @@ def real_rows() -> Path:
     if not (REAL_ROWS / "cl_benchmark").is_dir() or not (REAL_ROWS / "superni").is_dir():
         pytest.skip(f"no benchmark rows at {REAL_ROWS}; set MBF_DATA to a folder with cl_benchmark and superni")
     return REAL_ROWS
+
+
+@pytest.fixture(autouse=True)
+def accelerate_forgets():
+    """A Trainer that ends inside an accumulation leaves Accelerate's shared state so that no optimizer steps."""
+    yield
+    from accelerate.state import GradientState
+    GradientState._reset_state()
 
 
 @pytest.fixture(scope="session")

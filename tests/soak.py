@@ -156,14 +156,16 @@ def killed_workers(moments: int, root: Path, chance: random.Random) -> int:
 
 @contextmanager
 def ctrl_c_after(seconds: float):
-    """SIGINT to this process after some seconds, unless what is inside ends before."""
-    usual = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    """SIGINT to this process after some seconds, unless what is inside ends before. A job in the background ignores SIGINT: not here."""
+    usual, ctrl_c = (signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT)),
+                     signal.signal(signal.SIGINT, signal.default_int_handler))
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, usual)
+        signal.signal(signal.SIGINT, ctrl_c)
 
 
 def state(model) -> dict:
