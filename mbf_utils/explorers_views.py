@@ -55,9 +55,9 @@ def shares(runs: Sequence[Run]) -> Explorer:
         return plots_views.shares(tables, names), plots_views.shares_in_words(tables, top, names)
 
     on = tuple(runs)[:2] + (tuple(runs)[-1:] if len(runs) > 2 else ())
-    return explore(draw, {"top": Steps("directions of each earlier update", 1, most, most),
+    return explore(draw, {"top": Steps("directions of each earlier update", 1, most, max(1, most // 2)),
                           "methods": Several("methods", [(title_of(method), method) for method in runs], on, AT_ONCE)},
-                   static=[{}, {"top": max(1, most // 8)}])
+                   static=[{"top": most}, {"top": max(1, most // 8)}])
 
 
 def _by_method(runs: Sequence[Run]) -> dict[str, Run]:
