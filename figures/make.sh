@@ -16,7 +16,7 @@ BEST=loda,keeplora,inflora,nlora,ewc,corda,gainlora,rank1_pool,mora_merged,codyr
 ALL="multi_task,all,gainlora_olora energy=0.9 lambda1=0.02"                             # a variant takes what was chosen for its two parts
 LASTING="inflora eps_start=0.9,inflora_projected eps_start=0.95,keeplora weight_energy=0.1 task_energy=0.95,osf share=0.0625"
 ORDERED=slao,seqlora,zero_shot,per_task,replay,ewc,lwf,inclora,olora,nlora,nlora_released,inflora,inflora_projected,keeplora,lb_cl
-mbf compare world-5 --methods "$ALL" --seeds 3 --workers "${WORKERS:-2}" --device cpu --out runs/compare-cpu --save world-5       # 2 hours of two cores
+mbf compare world-5 --methods "$ALL" --seeds 3 --workers "${WORKERS:-2}" --device cpu --out runs/compare-cpu --save world-5       # about an hour on two cores
 compare world-5 --orders 1,2,3 --methods "$ORDERED" --seeds 3 --save world-5-three
 compare world-5 --methods "seqlora,$ABLATIONS" --seeds 12 --out runs/ablations --save world-5-ablations
 compare world-5 --methods slao,seqlora,inclora,olora --seeds 3 --named --save world-5-named
