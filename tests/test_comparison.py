@@ -317,7 +317,9 @@ def test_the_table_of_matrices_gives_back_every_matrix(grid):
         for run in comparison.runs:
             (name,) = (name for name in found if name.split(" ")[0] == run.method)
             pd.testing.assert_frame_equal(found[name][run.config["seed"]], getattr(run, attribute), check_names=False)
-    with pytest.raises(InputError, match="found 2 of them"):
+    with pytest.raises(InputError, match="matrices of one order of the tasks, found 2: name order="):
         scores_of(pd.concat([table, table.assign(order="2")]))
+    with pytest.raises(InputError, match="one stream and base, found 2 of them"):
+        scores_of(pd.concat([table, table.assign(model="another")]))
     with pytest.raises(InputError, match="found none"):
         scores_of(table, order="7")
