@@ -7,13 +7,16 @@ newest one's: measured against the best, so that many small steps down do not pa
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Callable
 
 import pandas as pd
 import torch
 
+from .chats import chat_rows, read_chats
 from .errors import InputError, Worse
 from .loops import Rows, collated
+from .sources import load_stream
 from .text import IGNORE, encode
 
 
@@ -52,6 +55,18 @@ def compared(versions: list[str], wear: Callable[[int], object], probes: dict, m
         raise Worse(f"expected no probe to drop by more than {max_drop:g} with {versions[-1]}, found {told}: do not publish it, "
                     "rollback() goes back", table)
     return table
+
+
+def read_probes(sources: list[str], tokenizer, max_length: int = 1024) -> dict[str, list[dict[str, list[int]]]]:
+    """{name: rows}: a JSON Lines file with chat messages is one probe, a stream (what load_stream takes) one for each task with test
+    rows."""
+    probes = {}
+    for source in sources:
+        if (chats := read_chats(source)) is not None:
+            probes[Path(source).stem] = chat_rows(tokenizer, chats, max_length)
+        else:
+            probes |= {task.name: rows_of(tokenizer, task.test, max_length) for task in load_stream(source) if task.test}
+    return probes
 
 
 def rows_of(tokenizer, examples, max_length: int = 1024) -> list[dict[str, list[int]]]:

@@ -195,20 +195,13 @@ def export(arguments) -> None:
 
 
 def check(arguments) -> int:
-    from .chats import chat_rows, read_chats
-    from .checks import rows_of
+    from .checks import read_probes
     from .continual import Continual
     from .models import load_model
-    from .sources import load_stream
     model, tokenizer = load_model(arguments.model, arguments.device, arguments.dtype)
-    continual, probes = Continual.load(arguments.adapter, model), {}
-    for source in arguments.probes:
-        if (chats := read_chats(source)) is not None:
-            probes[Path(source).stem] = chat_rows(tokenizer, chats, arguments.max_length)
-        else:
-            probes |= {task.name: rows_of(tokenizer, task.test, arguments.max_length) for task in load_stream(source) if task.test}
+    continual = Continual.load(arguments.adapter, model)
     try:
-        table, worse = continual.check(probes, arguments.max_drop), None
+        table, worse = continual.check(read_probes(arguments.probes, tokenizer, arguments.max_length), arguments.max_drop), None
     except Worse as error:
         table, worse = error.table, error
     print(f"minus the held-out loss, nats a token\n{table.to_string(float_format='%.4f')}")
@@ -263,14 +256,8 @@ def _pair(text: str, form: str) -> tuple[str, str]:
 
 
 def presets(arguments) -> None:
-    from .presets import PRESETS, preset
-    for name in [arguments.name] if arguments.name else PRESETS:
-        found = preset(name)
-        print(f"{name}: {found.source}")
-        if arguments.name:
-            print(*(f"  {field} = {value!r}" for field, value in found.settings.items()), sep="\n")
-            print(*(f"  {method}: {fields}" for method, fields in found.methods.items()), sep="\n")
-            print(f"left open: {found.left_open}")
+    from .presets import told
+    print(told(arguments.name))
 
 
 def methods(arguments) -> None:

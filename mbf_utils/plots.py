@@ -46,11 +46,12 @@ class Picture(Figure):
         return {"image/png": b64encode(png(self)).decode(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
 
 
-def png(figure: Figure, dpi: int = DPI, colours: int = 96, kmeans: int = 0) -> bytes:
-    """The figure as PNG in few colours: a third of the bytes, so notebooks stay light; equal figures give equal bytes."""
+def png(figure: Figure, dpi: int = DPI) -> bytes:
+    """The figure as PNG in 256 colours, chosen to cover the range of a colour bar: a third of the bytes, so notebooks stay light;
+    equal figures give equal bytes."""
     whole, small = io.BytesIO(), io.BytesIO()
     figure.savefig(whole, format="png", dpi=dpi)
-    Image.open(whole).convert("RGB").quantize(colours, kmeans=kmeans, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    Image.open(whole).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, "png", optimize=True)
     return small.getvalue()
 
 
@@ -212,7 +213,7 @@ def sheet(figures: Sequence[tuple[str, Figure]]) -> bytes:
         whole.text(0.01, (top - 0.12 * STILL) / height, caption, ha="left", va="top", fontsize=12, style="italic", color="0.3")
         top -= head + len(pixels)
         whole.figimage(pixels, 0, top)
-    return png(whole, STILL, 64, 1)
+    return png(whole, STILL)
 
 
 def canvas(width: float, height: float, title: str, subtitle: str, lines: int = 1) -> Picture:

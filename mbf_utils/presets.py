@@ -71,6 +71,15 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
+def told(name: str | None = None) -> str:
+    """All of them with their sources, or one with its fields and what it leaves open, as text."""
+    if name is None:
+        return "\n".join(f"{name}: {found.source}" for name, found in PRESETS.items())
+    found = preset(name)
+    return "\n".join([f"{name}: {found.source}", *(f"  {field} = {value!r}" for field, value in found.settings.items()),
+                      *(f"  {method}: {fields}" for method, fields in found.methods.items()), f"left open: {found.left_open}"])
+
+
 def settings(name: str) -> dict:
     """Its settings, as run_stream takes them."""
     return dict(preset(name).settings)

@@ -55,10 +55,7 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
     method = make_method(method)
     stream = load_stream(stream)
     model, tokenizer = model if isinstance(model, tuple) else load_model(model)
-    stream = in_chat(stream, tokenizer) if stream.chat else stream
-    settings = settings_for(model, settings)
-    if len(set(stream.names)) < len(stream):
-        raise InputError(f"expected tasks of different names, found {stream.names}")
+    stream, settings = prepared(stream, tokenizer), settings_for(model, settings)
     accelerator = accelerator_for(model)
     place(model, accelerator)
     main = partial(on_main, accelerator)
@@ -90,6 +87,13 @@ def _learn(index: int, stream: Stream, method: Method, adapted: Adapted, tokeniz
                                save=lambda state: store.save_checkpoint(index, len(state["losses"]), state))
     log["seconds_train"] = time.perf_counter() - began
     conclude(stream, method, task, copied(adapted.live()), adapted, tokenizer, settings, store, log)
+
+
+def prepared(stream: Stream, tokenizer) -> Stream:
+    """The stream as it is learned: in the tokenizer's chat template where it is to be. Two tasks of one name are refused."""
+    if len(set(stream.names)) < len(stream):
+        raise InputError(f"expected tasks of different names, found {stream.names}")
+    return in_chat(stream, tokenizer) if stream.chat else stream
 
 
 def begin(index: int, stream: Stream, adapted: Adapted, tokenizer, seed: int, settings: Settings, total=lambda x: x) -> tuple[Task, dict]:

@@ -120,6 +120,18 @@ def test_what_cannot_be_learned_abreast_is_refused(settings, model, stream, tmp_
     assert not any(tmp_path.iterdir())
 
 
+def test_prompts_go_into_the_chat_template_and_names_are_checked_as_alone(stream, tmp_path):
+    model, tokenizer = toy_model()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} one two {% endfor %}"
+    chat = replace(stream[:2], chat=True)
+    assert not run_abreast([Plan(tmp_path / "chat", chat, "slao", 0)], (model, tokenizer), **ALONE)
+    alone, abreast = run_stream(chat, "slao", (model, tokenizer), 0, **ALONE), Run(tmp_path / "chat")
+    assert alone.config == abreast.config and torch.allclose(updates(alone), updates(abreast), rtol=1e-3, atol=1e-5)
+    twice = replace(stream, tasks=(stream[0], stream[0]))
+    with pytest.raises(InputError, match="tasks of different names"):
+        run_abreast([Plan(tmp_path / "twice", twice, "slao", 0)], (model, tokenizer), **ALONE)
+
+
 def test_a_comparison_learns_its_seeds_abreast(stream, tmp_path):
     model, methods = toy_model(), ["slao", ("olora", {"lambda1": 0.1})]
     alone = compare(stream, methods, [0, 1, 2], model, tmp_path / "alone", **ALONE)

@@ -199,3 +199,18 @@ def test_a_page_made_of_a_notebook_carries_the_alt_text():
     cell = nbformat.v4.new_code_cell(outputs=[nbformat.v4.new_output("display_data", data, metadata=about)])
     page, _ = nbconvert.HTMLExporter(template_name="classic").from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
     assert 'alt="Is yelp &lt; amazon? Right answers in %' in page
+
+
+def test_a_picture_of_all_methods_keeps_the_colour_of_each():
+    """In few colours: each method's own is there, or one near it (24 of 255 in each of red, green and blue)."""
+    from io import BytesIO
+
+    from matplotlib.colors import to_rgb
+    from PIL import Image
+
+    from mbf_utils.looks import colour
+    table = pd.DataFrame({"method": list(METHODS), "AA": np.linspace(20, 90, len(METHODS)), "AA_sd": 3.0})
+    pixels = np.asarray(Image.open(BytesIO(plots.png(plots.comparison(table, "AA")))).convert("RGB")).reshape(-1, 3)
+    found = np.unique(pixels, axis=0).astype(float)                                                  # (colours, 3), 0 to 255
+    apart = {method: np.abs(found - 255 * np.array(to_rgb(colour(method)))).max(1).min() for method in METHODS}
+    assert max(apart.values()) <= 24, max(apart, key=apart.get)

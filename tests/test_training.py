@@ -531,3 +531,10 @@ def test_two_processes_learn_what_one_with_the_same_effective_batch_learns(tmp_p
     for name, expected in one.items():
         assert torch.equal(here[name], there[name]), name
         assert torch.allclose(here[name], expected, atol=2e-4), (name, (here[name] - expected).abs().max())
+
+
+def test_a_task_learns_where_a_trainer_left_an_accumulation_unfinished():
+    from accelerate.state import GradientState
+    GradientState()._set_sync_gradients(False)                       # Accelerate's shared state: an optimizer would not step
+    adapted, _, _ = trained(Method(), rows(6, ("good", "bad"), "train"))
+    assert all(pair.B.abs().sum() > 0 for pair in adapted.live().values())

@@ -27,7 +27,7 @@ class OtherDevice:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mbf_utils", "run", size.stream, "--device", "cpu", "--epochs", str(size.epochs), *limit,
              "--out", str(self.run)], env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-            stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
+            stdout=subprocess.DEVNULL, stderr=(Path(self.folder.name) / "stderr").open("w"), cwd=Path(__file__).parents[2])
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -41,7 +41,8 @@ def small_world(table: Table, device: Device, size: Size, other: OtherDevice) ->
     stream, model = load_stream(size.stream, limit=size.limit), load_model("tiny", device.name, "float32")
     here = run_stream(stream, "slao", model, 0, other.run.with_name("here"), epochs=size.epochs)
     if other.process.wait():
-        raise RuntimeError("the run on the CPU failed")
+        said = (Path(other.folder.name) / "stderr").read_text().strip().splitlines()
+        raise RuntimeError(f"the run on the CPU failed: {said[-1] if said else 'it said nothing'}")
     there, logs = Run(other.run), []
     for name, run in ((device.name, here), ("cpu, one thread", there)):
         logs.append([json.loads(file.read_text()) for file in sorted(Path(run.folder).glob("tasks/*/log.json"))])
