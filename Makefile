@@ -57,7 +57,7 @@ soak: .venv/all.stamp
 
 audit: .venv-audit/audit.stamp .venv/all.stamp
 	.venv/bin/python -m pip freeze --exclude-editable | sed "s/+.*//" > .venv-audit/requirements.txt
-	.venv-audit/bin/pip-audit --disable-pip --no-deps -r .venv-audit/requirements.txt $(ARGS)
+	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps -r .venv-audit/requirements.txt $(ARGS)
 
 dist: .venv-audit/audit.stamp
 	.venv-audit/bin/python -m build --outdir dist .
@@ -83,7 +83,8 @@ clean:
 
 .venv-colab/all.stamp: pyproject.toml constraints-colab.txt
 	$(PY) -m venv .venv-colab
-	.venv-colab/bin/python -m pip install -c constraints-colab.txt -e ".[test]" ipywidgets ipykernel
+	.venv-colab/bin/python -m pip install -c constraints-colab.txt -e . ipywidgets ipykernel nbclient nbconvert jupytext latex2mathml \
+		pytest pytest-xdist hypothesis
 	@touch $@
 
 .venv-audit/audit.stamp:

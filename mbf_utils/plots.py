@@ -14,6 +14,7 @@ from typing import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import seaborn
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image                                   # which matplotlib brings
 
@@ -56,9 +57,12 @@ def png(figure: Figure, dpi: int = DPI) -> bytes:
 
 
 def quick_png(figure: Figure) -> bytes:
-    """The figure as PNG in half the time and two to four times the bytes: for pictures that move and are not kept."""
-    whole = io.BytesIO()
-    figure.savefig(whole, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
+    """The figure as PNG in a third of the time and two to four times the bytes: for pictures that move and are not kept. It is
+    drawn once, where savefig draws a figure that lays itself out twice."""
+    figure.set_dpi(DPI)
+    whole, page = io.BytesIO(), FigureCanvasAgg(figure)
+    page.draw()
+    Image.fromarray(np.asarray(page.buffer_rgba())).convert("RGB").save(whole, "png", compress_level=1)
     return whole.getvalue()
 
 

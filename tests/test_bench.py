@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 import torch
 
-from mbf_utils import plots_bench
-from mbf_utils.bench import boundary, end_to_end, gpu, growth, scoring, scripts, shape, spectra, table
+from mbf_utils import plots, plots_bench, widgets
+from mbf_utils.bench import boundary, end_to_end, gpu, growth, redraws, scoring, scripts, shape, spectra, table
 from mbf_utils.errors import InputError
 from mbf_utils.evaluation import label_scores
 from mbf_utils.geometry import singular_values
@@ -172,3 +172,21 @@ def test_a_table_can_be_gone_on_with(tmp_path):
     found = [(row["item"], row["value"], row["machine"]) for row in read(tmp_path / "t.csv")]
     assert found == [("a", "7", "there"), ("b", "5", "here")]
     assert read(table.Table(tmp_path / "t.csv", "here").file)                      # nothing is lost before the first row
+
+
+def test_every_control_of_an_explorer_is_moved_to_new_places_and_back():
+    seen = []
+
+    def draw(**values):
+        seen.append(values)
+        return plots.canvas(2, 2, "title", "subtitle"), str(values)
+
+    controls = {"step": widgets.Steps("step", 1, 9, 3), "slide": widgets.Slide("slide", 0, 1, 0.25, 0.5),
+                "choice": widgets.Choice("choice", [("one", 1), ("two", 2)], 1), "button": widgets.Buttons("button", "abc", "a"),
+                "several": widgets.Several("several", list("abc"), ("a", "b", "c"))}
+    explorer = widgets.explore(draw, controls, static=[{}])
+    home, _ = explorer.values, seen.clear()
+    assert len(redraws.times(explorer)) == len(seen) == 4 + 4 + 1 + 2 + 2 and explorer.values == home
+    moved = [{name for name in home if values[name] != home[name]} for values in seen]
+    assert all(len(names) == 1 for names in moved) and set().union(*moved) == set(home)
+    assert len({str(values) for values in seen}) == len(seen)

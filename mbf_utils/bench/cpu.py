@@ -1,4 +1,4 @@
-"""All benchmarks of the CPU, one thread: end to end, a comparison, the task boundary, memory, geometry, scoring, scaling."""
+"""All benchmarks of the CPU, one thread: end to end, a comparison, the task boundary, memory, geometry, explorers, scoring, scaling."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -11,6 +11,7 @@ from .boundary import boundary, factors
 from .end_to_end import end_to_end
 from .grid import cells, workers
 from .growth import activations, over_tasks, scaling
+from .redraws import redraws
 from .scoring import small_scoring
 from .shape import TARGETS, Device, Size, hollow_model
 from .spectra import against_dense, spectra
@@ -39,6 +40,7 @@ def bench(out: str | Path, quick: bool = False, only: list[str] | None = None) -
         "geometry": lambda: spectra(table, 2 * size.layers, size.hidden, 5 if quick else 15),
         "geometry, dense": lambda: against_dense(table, 256 if quick else 1024, 3),
         "activations": lambda: activations(table),
+        "redraws": lambda: redraws(table, 20 if quick else 100),
         "scaling": lambda: scaling(table, 3 if quick else 9, 512 if quick else 2048),
         **{f"memory, {name}": partial(over_tasks, name, table, counts) for name in GROWING},
         **{f"memory, {name}": partial(over_tasks, name, table, counts if quick else (*counts, 400)) for name in CONSTANT},

@@ -1,0 +1,53 @@
+"""How long an explorer takes from a moved control to its new picture, as the kernel sees it: the explorers of notebook 08."""
+from __future__ import annotations
+
+from typing import Callable
+
+import pandas as pd
+
+from .. import explorers, explorers_tasks, explorers_views, lessons
+from ..sources import load_stream
+from ..widgets import Checks, Explorer
+from .table import Table, seconds
+
+RUNS = ("slao", "seqlora", "slao_random", "slao_preserve", "slao_frea_mb", "per_task")
+
+
+def moves(control) -> list:
+    """Where a control can go from where it stands: four places at most."""
+    if isinstance(control, Checks):
+        return [control.value[:k] for k in range(1, len(control.value))][-4:]
+    if hasattr(control, "options"):
+        values = [option[1] if isinstance(option, tuple) else option for option in control.options]
+    else:
+        values = [type(control.value)(control.min + k * (control.max - control.min) / 4) for k in range(5)]
+    return [value for value in dict.fromkeys(values) if value != control.value][:4]
+
+
+def times(explorer: Explorer) -> list[float]:
+    """Seconds of every move of every control, each to where the explorer has not been yet and back again."""
+    spent = []
+    for control in explorer.controls.values():
+        home = control.value
+        for value in moves(control):
+            spent.append(seconds(lambda: setattr(control, "value", value)))
+            control.value = home                    # remembered: costs nothing
+    return spent
+
+
+def redraws(table: Table, rows: int = 100) -> None:
+    """Needs the repository's committed runs and tables. rows: test rows a task that the merged model is asked."""
+    runs = [lessons.committed(name) for name in RUNS]
+    trained = {run.method: run for run in runs if run.method not in ("seqlora", "per_task")}
+    scores = {"labels": lessons.measured("world-5", "labels", order="1", model="tiny", named=False)}
+    pairs = pd.read_csv(lessons.ROOT / "figures" / "similarity.csv")
+    made: dict[str, Callable[[], Explorer]] = {
+        "forgetting": lambda: explorers.forgetting(scores), "subspaces": lambda: explorers.subspaces(runs),
+        "spectra": lambda: explorers.spectra(runs), "likeness": lambda: explorers_tasks.likeness(pairs),
+        "placement": lambda: explorers_views.placement(runs), "shares": lambda: explorers_views.shares(runs),
+        "walker": lambda: explorers.walker(runs[0], load_stream("world-5")),
+        "merge, evaluated live": lambda: explorers_tasks.merge(trained, rows)}
+    medians = {name: table.add("redraws", name, "time of a move", [1000 * time for time in times(make())], "ms")
+               for name, make in made.items()}
+    del medians["merge, evaluated live"]
+    table.add("redraws", "the slowest of the others", "median time of a move", max(medians.values()), "ms")
