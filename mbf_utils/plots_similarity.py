@@ -87,11 +87,10 @@ def _inside(axis, rows: pd.DataFrame, methods: list[str]) -> None:
         values = some[["rows", "columns"]]
         _bars(axis, k - (len(methods) - 1) / 2, values.mean(), values.std(ddof=1), method)
     chance = rows[rows.method.isin(methods)][["rows_expected", "columns_expected"]].mean()
-    for place, value in enumerate(chance):
-        axis.plot([place - 0.42, place + 0.42], [value, value], color="black", linewidth=2.2, label=None if place else "random")
+    lines = [axis.plot([place - 0.42, place + 0.42], [value, value], color="black", linewidth=2.2)[0] for place, value in enumerate(chance)]
     axis.set_xticks(range(2), ["row space", "column space"])
-    axis.set(ylim=(0, 1.05))
-    axis.legend(fontsize=12, frameon=False, loc="upper right")
+    axis.set(ylim=(0, 1.15))
+    axis.legend(lines[:1], ["random"], fontsize=12, frameon=False, loc="upper right")
     plain(axis)
 
 

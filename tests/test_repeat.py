@@ -1,0 +1,45 @@
+"""Numbers that repeat: on one machine to the byte (test_contract.py, test_runs.py), across threads and machines to what is said here."""
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from mbf_utils.models import load_model
+from mbf_utils.runs import run_stream
+from mbf_utils.sources import load_stream
+
+FIGURES = Path(__file__).resolve().parent.parent / "figures"
+RUN = ["stream", "order", "named", "model", "method", "setting", "seed"]
+POINTS = 1.0                                        # README: of one run's accuracy; of a table's mean over three seeds 0.2
+MEAN = 0.2
+
+
+@pytest.mark.parametrize("other, least", [("world-5-three", 45), ("world-5-ablations", 42)])
+def test_a_gpu_makes_the_table_of_a_cpu(other, least):
+    """The same runs, learned one by one on a CPU and several abreast on an H200: two committed tables."""
+    cpu, gpu = (pd.read_csv(FIGURES / f"{name}-runs.csv", keep_default_na=False, dtype={"order": str}) for name in ("world-5", other))
+    both = cpu.merge(gpu, on=RUN, suffixes=("", "_gpu"))
+    assert len(both) >= least
+    for score in ("AA", "AA_options"):
+        apart = both[score] - both[score + "_gpu"]
+        assert apart.abs().max() <= POINTS, both.loc[apart.abs().idxmax(), RUN].to_dict()
+        means = apart.groupby([both["method"], both["setting"]]).mean().abs()
+        assert means.max() <= MEAN, means.idxmax()
+
+
+def test_two_threads_learn_what_one_learns():
+    threads, model, stream, runs = torch.get_num_threads(), load_model("tiny", "cpu", "float32"), load_stream("world-5", limit=64)[:2], []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            runs.append(run_stream(stream, "slao", model, epochs=2))
+    finally:
+        torch.set_num_threads(threads)
+    one, two = runs
+    for task in (1, 2):
+        for path, pair in one.lora(task).items():
+            for factor, same in zip(pair, two.lora(task)[path]):
+                assert torch.allclose(factor, same, rtol=1e-3, atol=1e-4), (task, path, (factor - same).abs().max())
+    for R, same in ((one.matrix, two.matrix), (one.options, two.options)):
+        assert R.shape == same.shape == (2, 2) and (R - same).abs().max().max() <= 100 / 64             # one row
