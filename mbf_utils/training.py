@@ -32,6 +32,8 @@ from .settings import Settings
 from .sharding import average, prepare, wanted
 from .text import collate, encode
 
+LATE = {"cuda": 1}                                  # so many steps late a loss is read: a GPU does not stand still for it
+
 
 def window_plan(n: int, settings: Settings, processes: int, seed: int) -> list[list[int]]:
     """The rows of every optimiser step: one permutation an epoch, cut into windows; the last epoch may be a part."""
@@ -102,6 +104,7 @@ def _train(adapted, method, task, tokenizer, settings, accelerator, load, save) 
     batch = None
     mixing = adapted.mixing(method.mix, slice(task.index - 1, task.index), lambda: batch) if bends else nullcontext()
     losses: list[float] = []
+    coming: list[tuple] = []                        # losses on their way from the device
     bar = tqdm(total=len(windows), desc=f"task {task.index}{f'/{task.total}' if task.total else ''} {task.name}",
                disable=not sys.stderr.isatty() or not accelerator.is_main_process)
     with mixing:
@@ -118,7 +121,8 @@ def _train(adapted, method, task, tokenizer, settings, accelerator, load, save) 
             loss = 0.0
             batches = _micro_batches(windows[step], rows, settings, tokenizer, accelerator)
             total = sum(tokens for _, tokens in batches)
-            total = int(accelerator.reduce(torch.tensor(total, device=accelerator.device)))
+            if accelerator.num_processes > 1:
+                total = int(accelerator.reduce(torch.tensor(total, device=accelerator.device)))
             for k, (batch, tokens) in enumerate(batches):
                 with accelerator.no_sync(model) if k + 1 < len(batches) else nullcontext():
                     method.before_batch(batch, task)
@@ -135,14 +139,17 @@ def _train(adapted, method, task, tokenizer, settings, accelerator, load, save) 
             optimizer.step()
             optimizer.zero_grad()
             method.after_step(live, task)
-            losses.append(float(accelerator.reduce(loss)))
+            coming.append(_sent(accelerator.reduce(loss)))
             last = step + 1 == len(windows)
-            if not math.isfinite(losses[-1]) or last and not all(parameter.isfinite().all() for parameter in trained):
-                raise InputError(f"expected finite numbers, found others (loss {losses[-1]}) at step {step + 1} of task {task.index} "
-                                 f"({task.name}): lower lr or the penalty's weight; the last finished task is kept")
+            due = save and accelerator.is_main_process and not last and time.monotonic() - saved >= 60 * settings.checkpoint_minutes
+            while len(coming) > (0 if last or due else LATE.get(accelerator.device.type, 0)):
+                losses.append(_arrived(*coming.pop(0)))
+                finite = math.isfinite(losses[-1]) and not (last and not coming and any(not p.isfinite().all() for p in trained))
+                if not finite:
+                    raise InputError(f"expected finite numbers, found others (loss {losses[-1]}) at step {len(losses)} of task "
+                                     f"{task.index} ({task.name}): lower lr or the penalty's weight; the last finished task is kept")
             bar.update()
-            late = time.monotonic() - saved >= 60 * settings.checkpoint_minutes
-            if save and late and accelerator.is_main_process and not last:
+            if due:
                 save(_state(losses, method, trained, optimizer, accelerator))
                 saved = time.monotonic()
     bar.close()
@@ -178,8 +185,22 @@ def _micro_batches(window: list[int], rows, settings: Settings, tokenizer, accel
     for k in range(0, math.ceil(len(window) / accelerator.num_processes), settings.batch_size):
         chosen = mine[k:k + settings.batch_size]
         batch = collate([rows[i] for i in chosen or window[:1]], tokenizer.pad_token_id, accelerator.device)
-        batches.append((batch, batch.tokens if chosen else 0))       # a process without rows goes along with weight 0
+        batches.append((batch, sum(len(rows[i].answer) for i in chosen)))        # a process without rows goes along with weight 0
     return batches
+
+
+def _sent(loss: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+    """The loss on its way to the CPU, and what tells that it has arrived."""
+    copy, event = loss.to("cpu", non_blocking=True), torch.cuda.Event() if loss.is_cuda else None
+    if event:
+        event.record()
+    return copy, event
+
+
+def _arrived(copy: torch.Tensor, event: torch.cuda.Event | None) -> float:
+    if event:
+        event.synchronize()
+    return float(copy)
 
 
 def _state(losses, method, trained, optimizer, accelerator) -> dict:

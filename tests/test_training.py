@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from toy import LABELS, factors, rows, toy_model, trained
 
+from mbf_utils import training
 from mbf_utils.adapters import Adapted
 from mbf_utils.errors import InputError
 from mbf_utils.lora import Pair, Start, copied
@@ -425,9 +426,12 @@ def test_checkpoints_are_not_made_after_the_last_step_nor_before_their_time():
     assert len(saved) == 3
 
 
+@pytest.mark.parametrize("late", [0, 1])
 @pytest.mark.parametrize("bad_after, found_at", [(1, 3), (3, 4)])
-def test_a_loss_or_a_factor_that_is_not_finite_stops_in_one_sentence(bad_after, found_at):
+def test_a_loss_or_a_factor_that_is_not_finite_stops_in_one_sentence(bad_after, found_at, late, monkeypatch):
     """After the last step no loss would tell; and attention may hide what is wrong in a query."""
+    monkeypatch.setattr(training, "LATE", {"cpu": late})
+
     @dataclass
     class Breaks(Method):
         def after_step(self, live, task):
@@ -437,6 +441,22 @@ def test_a_loss_or_a_factor_that_is_not_finite_stops_in_one_sentence(bad_after, 
     with pytest.raises(InputError, match=f"^expected finite numbers, .*at step {found_at} of task 2 .*lower lr") as caught:
         trained(Breaks(), DATA, 2)
     assert "\n" not in str(caught.value)
+
+
+def test_losses_that_are_read_late_are_the_same_and_whole_in_every_checkpoint(monkeypatch):
+    _, _, expected = trained(Method(), DATA)
+    monkeypatch.setattr(training, "LATE", {"cpu": 1})
+    seen, saved = [], []
+
+    @dataclass
+    class Looks(Method):
+        def after_step(self, live, task):
+            seen.append(len(sys._getframe(1).f_locals["losses"]))
+
+    _, _, losses = trained(Looks(), DATA)
+    assert losses == expected and seen == [0, 0, 1, 2]               # a step late
+    _, _, losses = trained(Method(), DATA, save=lambda state: saved.append(list(state["losses"])), checkpoint_minutes=-1)
+    assert losses == expected and saved == [expected[:k] for k in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("wrong", [dict(rank=0), dict(lr=-1.0), dict(epochs=0), dict(schedule="cosine"), dict(keep="none"),
