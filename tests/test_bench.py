@@ -27,6 +27,8 @@ def test_the_gpu_items_all_run_at_toy_size(tmp_path):
     assert not [row["case"] for row in rows if "failed" in row["case"] or "left out" in row["case"]]
     assert {row["item"] for row in rows} == {"versions", "ceilings", "model", "throughput", "boundary", "memory", "start", "merge",
                                              "scoring", "small world", "abreast"}
+    rivals = {row["case"] for row in rows if row["item"] == "throughput" and row["quantity"] == "tokens a second"}
+    assert {"q and v, our loop", "all linear, TRL's SFTTrainer"} <= rivals and len(rivals) == 8
     losses = [row for row in rows if row["quantity"] == "largest relative difference"]
     assert losses and all(float(row["value"]) == 0 for row in losses)      # the same device on both sides: the same bytes
 

@@ -1,7 +1,6 @@
 """All benchmarks of one GPU: a model of Llama-2-7B's shape with random weights, made on the card, and the small world.
 
-TRL's SFTTrainer is not among the rivals: TRL is not a dependency of the kit. Everything also runs on the CPU with a toy Size: for
-tests.
+TRL's SFTTrainer is among the rivals where TRL is installed. Everything also runs on the CPU with a toy Size: for tests.
 """
 from __future__ import annotations
 
@@ -23,7 +22,6 @@ def bench(out: str | Path, device: str = "cuda", size: Size = Size(), total: flo
     table = Table(Path(out) / "bench-gpu.csv", machine(device))
     print(table.machine, flush=True)
     table.note("versions", versions())
-    table.note("throughput", "TRL's SFTTrainer: not measured, TRL is not a dependency of the kit")
     here, row = {"model": None}, {}                                  # the big model; seconds a row of our loop
 
     def make():

@@ -1,11 +1,16 @@
 """A training step of a big model: our loop against bare PEFT loops and against the card's own rates; memory after many tasks."""
 from __future__ import annotations
 
+import tempfile
 import time
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerFast
 
 from ..adapters import Adapted, installed
 from ..lora import copied
@@ -15,6 +20,7 @@ from ..settings import Settings
 from ..streams import Example
 from ..text import IGNORE, collate, encode
 from ..training import accelerator_for, train_task
+from .scripts import padder
 from .shape import TARGETS, Device, Numbers, Size, bytes_of, examples, task_of
 from .table import Table, in_turns, ratio
 
@@ -58,6 +64,10 @@ def throughput(case: str, table: Table, device: Device, size: Size, model) -> fl
 
         loops = {"our loop": ours, "bare PEFT loop, same products": lambda: bare_loop(adapted, rows, settings, device, lean=True),
                  "bare PEFT loop, labels and all logits": lambda: bare_loop(adapted, rows, settings, device, lean=False)}
+        if find_spec("trl"):
+            loops["TRL's SFTTrainer"] = lambda: sft_loop(adapted, rows, settings, device)
+        else:
+            table.note("throughput", "TRL's SFTTrainer: not measured, TRL is not installed")
         for _ in range(size.rounds):
             for name, loop in loops.items():
                 device.peak(reset=True)
@@ -103,6 +113,42 @@ def bare_loop(adapted: Adapted, rows: list[Example], settings: Settings, device:
     device.sync()
     model.eval().requires_grad_(False)
     return ticks
+
+
+def sft_loop(adapted: Adapted, rows: list[Example], settings: Settings, device: Device) -> list[float]:
+    """TRL's SFTTrainer on the same rows with the same settings; returns when each step began, as bare_loop does."""
+    from datasets import Dataset
+    from transformers import PrinterCallback, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+    adapted.wear(task_of(adapted, 1).fresh(), trains="AB")
+    encoded, ticks = encode(Numbers(), rows, settings.max_length), []
+    data = [{"input_ids": row.prompt + row.answer, "attention_mask": [1] * len(row.prompt + row.answer),
+             "labels": [IGNORE] * len(row.prompt) + row.answer} for row in encoded]
+
+    class Ticks(TrainerCallback):
+        def on_step_begin(self, args, state, control, **others):
+            if len(ticks) in (2, state.max_steps - 1):
+                device.sync()
+            ticks.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = SFTConfig(
+            folder, per_device_train_batch_size=settings.batch_size, num_train_epochs=1, learning_rate=settings.lr,
+            weight_decay=settings.weight_decay, max_grad_norm=settings.clip, lr_scheduler_type="constant", optim="adamw_torch_fused",
+            bf16=device.cuda, use_cpu=not device.cuda, max_length=None, gradient_checkpointing=False, report_to="none", save_strategy="no",
+            logging_strategy="no", disable_tqdm=True, remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True})
+        trainer = SFTTrainer(model=adapted.model, args=arguments, train_dataset=Dataset.from_list(data), callbacks=[Ticks()],
+                             data_collator=padder(Numbers.pad_token_id, None), processing_class=processing())
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    device.sync()
+    adapted.model.eval().requires_grad_(False)
+    return ticks
+
+
+def processing() -> PreTrainedTokenizerFast:
+    """A tokenizer that SFTTrainer accepts; the rows are tokens already."""
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"<pad>": 0, "<eos>": 2}, "<pad>")), pad_token="<pad>", eos_token="<eos>")
 
 
 def memory(name: str, table: Table, device: Device, size: Size, model) -> None:
