@@ -94,10 +94,10 @@ def what_is_kept(so_far: dict[str, np.ndarray]) -> str:
     after = aside + after.lower() if aside else after
     if len(kept) > 2:
         best, worst = max(kept, key=kept.get), min(kept, key=kept.get)
-        return f"{after} {best} keeps most, {kept[best]:.0f} % on average, and {worst} least, {kept[worst]:.0f} %"
+        return f"{after} {best} has the highest mean, {kept[best]:.0f} %, and {worst} the lowest, {kept[worst]:.0f} %"
     first, *others = kept
-    return f"{after} {first} keeps {kept[first]:.0f} % on average" + "".join(
-        f", {other} {kept[other]:.0f} %" for other in others)
+    return f"{after} the mean is {kept[first]:.0f} % with {first}" + "".join(
+        f", {kept[other]:.0f} % with {other}" for other in others)
 
 
 def what_is_left(R: np.ndarray, tasks: Sequence[str]) -> str:

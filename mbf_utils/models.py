@@ -95,14 +95,14 @@ def load_model(name_or_path="tiny", device="auto", dtype="auto", quantize=None):
 
     name_or_path: "tiny" or "small" (built in), a local folder, or owner/name on the Hub. device: auto is cuda, mps or
     cpu, the first there is. dtype: auto is bfloat16 on CUDA with bfloat16 in hardware, float16 on other CUDA, float32
-    elsewhere. Attention is SDPA wherever the architecture has it (Gemma 2 has not). quantize: None, or 4 or 8 bits by
+    elsewhere, and for the built-in bases, which are small: the same numbers on a card as on a CPU. Attention is SDPA wherever the architecture has it (Gemma 2 has not). quantize: None, or 4 or 8 bits by
     bitsandbytes (CUDA only). Only safetensors weights are read and no code of a repository is run. A tokenizer without a pad
     token pads with its unk, else its eos token: padding is masked, so any will do, but eos is also an answer's end. Whatever
     cannot be loaded raises InputError.
     """
     name = str(name_or_path)
     place, device = _place(name), choose_device(device)
-    dtype = choose_dtype(dtype, device)
+    dtype = torch.float32 if dtype == "auto" and name in BUILT_IN else choose_dtype(dtype, device)
     quantization = _quantization(quantize, device, dtype)
     local = place != name or Path(place).is_dir()
     failed = None

@@ -10,6 +10,7 @@ it reaches, the base that it loads, the committed runs and tables that it names.
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import os
 import re
@@ -131,13 +132,22 @@ def execute(source: Path) -> str:
     return as_text(notebook)
 
 
+def blank(solution: str, check: str) -> str:
+    """What stands in a solution's place: the names that the check asks for, still to be given a value."""
+    given = {target.id for node in ast.parse(solution).body if isinstance(node, ast.Assign)
+             for target in ast.walk(ast.Tuple(node.targets, ast.Load())) if isinstance(target, ast.Name)}
+    asked = {node.id: None for node in ast.walk(ast.parse(check)) if isinstance(node, ast.Name) and node.id in given}
+    return "\n".join(f"{name} = ..." for name in asked) + "   " * bool(asked) + PLACEHOLDER
+
+
 def exercises(source: Path) -> str | None:
     """The learners' copy as text: not executed, cells tagged `solution` emptied; None where there is no such cell."""
     notebook = read(source)
     solutions = [cell for cell in notebook.cells if "solution" in cell.metadata.get("tags", [])]
-    for cell in solutions:
-        cell.source = PLACEHOLDER
-        del cell.metadata["tags"]
+    for cell, check in zip(notebook.cells, notebook.cells[1:]):
+        if cell in solutions:
+            cell.source = blank(cell.source, check.source)
+            del cell.metadata["tags"]
     for cell in notebook.cells:
         if cell.cell_type == "markdown":                             # pages lie a folder above, learners' copies side by side
             cell.source = re.sub(r"\]\((\w+\.md)\)", r"](../\1)", cell.source)

@@ -2,8 +2,8 @@
 
     python notebooks/bundle.py [FILE]        by default dist/mbf-kit.zip; the same tree gives the same bytes
 
-In it: the package with its bases, the notebooks with their sources, learners' copies and committed runs, and the tables of
-figures/. In Colab, or anywhere a notebook lies alone, put the file beside the notebook: its set-up cell unpacks it. At home,
+In it: the package with its bases, the notebooks with their sources, learners' copies and committed runs, the tables and
+pictures of figures/, and the pages. In Colab, or anywhere a notebook lies alone, put the file beside the notebook: its set-up cell unpacks it. At home,
 unpack it and open the notebooks inside.
 """
 from __future__ import annotations
@@ -13,8 +13,9 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TOP = ("LICENSE", "README.md", "pyproject.toml", "constraints.txt", "constraints-colab.txt", "environment.yml", "Makefile")
-INSIDE = {"mbf_utils": (".py", ".json", ".csv", ".safetensors"), "figures": (".csv",),
+TOP = ("LICENSE", "README.md", "pyproject.toml", "constraints.txt", "constraints-colab.txt", "environment.yml", "Makefile",
+       "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md")
+INSIDE = {"mbf_utils": (".py", ".json", ".csv", ".safetensors"), "figures": (".csv", ".png"),
           "notebooks": (".ipynb", ".py", ".md", ".csv", ".json", ".jsonl", ".safetensors")}
 DATE = (1980, 1, 1, 0, 0, 0)                            # the earliest that a zip can say
 

@@ -99,6 +99,14 @@ def test_auto_takes_bfloat16_only_where_the_hardware_has_it(monkeypatch):
         choose_dtype("float8", "cpu")
 
 
+def test_a_built_in_base_is_float32_also_where_others_are_not(monkeypatch, tmp_path):
+    monkeypatch.setattr("mbf_utils.models.choose_dtype", lambda dtype, device: torch.bfloat16)
+    model, tokenizer = load_model("tiny", "cpu")
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert (model.dtype, load_model(tmp_path, "cpu")[0].dtype) == (torch.float32, torch.bfloat16)
+
+
 @pytest.mark.parametrize("arguments, says", [
     (dict(name_or_path="tinny"), "built in .tiny"), (dict(name_or_path="./nowhere"), "nowhere"),
     (dict(name_or_path="/nowhere/at/all"), "folder"), (dict(name_or_path="nobody-here/no-such-model"), "offline"),

@@ -122,7 +122,7 @@ def test_two_builds_are_the_same_bytes(toy):
 
 def test_the_learners_copy_has_no_solutions(toy):
     copy = code(toy / "notebooks" / "exercises" / "00_toy.ipynb")
-    assert [source(cell) for cell in copy[-2:]] == ["# your turn", "assert mine == toy_package.answer   # check"]
+    assert [source(cell) for cell in copy[-2:]] == ["mine = ...   # your turn", "assert mine == toy_package.answer   # check"]
     assert "6 * 7" in source(code(toy / "notebooks" / "00_toy.ipynb")[-2])
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in copy)
 

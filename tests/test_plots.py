@@ -47,11 +47,11 @@ def test_forgetting_curves_draw_a_panel_a_task_and_the_mean():
 
 def test_the_title_is_computed():
     assert title(plots.forgetting_curves({"slao": SLAO, "seqlora": SEQUENTIAL})) == \
-        "After 3 tasks SLAO keeps 50 % on average, sequential LoRA 40 %"
-    assert title(plots.forgetting_curves({"seqlora": SLAO + 3})) == "After 3 tasks sequential LoRA keeps 53 % on average"
+        "After 3 tasks the mean is 50 % with SLAO, 40 % with sequential LoRA"
+    assert title(plots.forgetting_curves({"seqlora": SLAO + 3})) == "After 3 tasks the mean is 53 % with sequential LoRA"
     assert title(plots.forgetting_curves({"slao": SLAO, "seqlora": SEQUENTIAL, "olora": SLAO - 30, "multi_task": SLAO + 5})) == \
-        "Methods told the task or keeping old rows aside, after 3 tasks SLAO keeps most, 50 % on average, and O-LoRA least, 20 %"
-    assert title(plots.forgetting_curves({"slao": SLAO[:1]})) == "After 1 task SLAO keeps 90 % on average"
+        "Methods told the task or keeping old rows aside, after 3 tasks SLAO has the highest mean, 50 %, and O-LoRA the lowest, 20 %"
+    assert title(plots.forgetting_curves({"slao": SLAO[:1]})) == "After 1 task the mean is 90 % with SLAO"
     assert title(plots.forgetting_curves({"slao": SLAO}, title="Mine")) == "Mine"
 
 
@@ -69,7 +69,7 @@ def test_an_unfinished_run_is_drawn_as_far_as_it_went():
     padded.iloc[2] = np.nan
     for unfinished in (SLAO[:2], padded):
         figure = plots.forgetting_curves({"slao": unfinished})
-        assert len(figure.axes) == 3 and title(figure) == "After 2 tasks SLAO keeps 75 % on average"
+        assert len(figure.axes) == 3 and title(figure) == "After 2 tasks the mean is 75 % with SLAO"
 
 
 def test_a_long_stream_shows_some_tasks_and_says_so():

@@ -52,7 +52,7 @@ def test_forgetting_shows_the_means_so_far_and_each_task_then_and_now():
     dots = {(line.get_markerfacecolor(), float(line.get_ydata()[0])) for line in right.lines if line.get_linestyle() == "None"}
     assert dots == {("white", 92.0), (colour("slao"), 42.0), ("white", 82.0), (colour("slao"), 82.0),
                     ("white", 90.0), (colour("seqlora"), 10.0), ("white", 80.0), (colour("seqlora"), 80.0)}
-    assert title(figure) == "After 2 tasks SLAO keeps 62 % on average, sequential LoRA 45 %"
+    assert title(figure) == "After 2 tasks the mean is 62 % with SLAO, 45 % with sequential LoRA"
     assert "Scored by options; mean of 2 seeds" in subtitle(figure)
 
 

@@ -63,7 +63,8 @@ sequential = mbf.lessons.committed("seqlora")
 #
 # 1. **start** the next task from the orthonormalised last $A$, and the last trained $B$;
 # 2. **replace** the merged $A$ by the new one;
-# 3. **merge** $B$: $\;B_{merge} \leftarrow B_{merge} + \frac{1}{\sqrt{i}}\,(B_i - B_{merge})$.
+# 3. **merge** $B$ after task $i$: $\;B_{merge} \leftarrow B_{merge} + \frac{1}{\sqrt{i}}\,(B_{ft} - B_{merge})$, where $B_{ft}$ is what the
+#    training left (*fine-tuned*).
 #
 # There is one adapter at the end, however many tasks there were, and no task id is needed to use it. **Predict:** which column
 # gains most over the table above?
@@ -110,7 +111,7 @@ table = pd.DataFrame({"sequential LoRA": sequential.metrics(), "SLAO": slao.metr
 table.loc[["AA", "BWT", "AA_options", "BWT_options"]].style.format("{:.1f}")
 
 # %% [markdown]
-# ## Exercise 1: what does the last task cost the first?
+# ## Exercise 1: what do the later tasks cost the first?
 #
 # From `slao.matrix`: how many points did the first task lose between its own training and the end?
 

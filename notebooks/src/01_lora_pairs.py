@@ -131,7 +131,7 @@ mbf.plots_pairs.gradients(pd.DataFrame(norms, columns=["step", "factor", "value"
 # `dbpedia`; it comes from a run that lies in the repository.
 
 # %%
-base, tokenizer = mbf.load_model("tiny")
+base, tokenizer = mbf.load_model("tiny", device="cpu")
 run = mbf.lessons.committed("slao")
 lora = run.lora(1, "tuned")                        # module path -> Pair(A, B)
 path = "model.layers.1.self_attn.q_proj"
@@ -303,9 +303,9 @@ mbf.geometry.overlap([lora, turned]).query("task_i == 1 and task_j == 2").groupb
 
 # %%
 path = "model.layers.1.self_attn.q_proj"
-Q = mbf.subspaces.orthonormal_rows(lora[path].A)
+Q_T = mbf.subspaces.orthonormal_rows(lora[path].A)     # (8, 64)
 lengths = lora[path].A.norm(dim=1)
-mbf.plots_pairs.matrices({"A Aᵀ": lora[path].A @ lora[path].A.T, "Qᵀ Q": Q @ Q.T}, title="Rows of length "
+mbf.plots_pairs.matrices({"A Aᵀ": lora[path].A @ lora[path].A.T, "Qᵀ Q": Q_T @ Q_T.T}, title="Rows of length "
                          f"{lengths.min():.2f} to {lengths.max():.2f} become rows of length 1, each at right angles to the others")
 
 # %% [markdown]

@@ -170,6 +170,8 @@ pairs = (exact["slao_random"] - exact["slao"]).dropna()
 answer = [pairs.mean(), t.ppf(0.975, len(pairs) - 1) * pairs.std(ddof=1) / len(pairs) ** 0.5]
 
 # %%
+from scipy.stats import t
+
 right = mbf.metrics.paired_difference(*exact[["slao_random", "slao"]].dropna().values.T)
 mbf.lessons.check(answer, right, "std(ddof=1) of the differences, n the number of seeds that both have")
 

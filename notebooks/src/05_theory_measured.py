@@ -276,7 +276,7 @@ forms = {"B_merge with the last A": runs["slao"].lora(5), "the sum itself": mbf.
 
 # %%
 stream = mbf.load_stream("world-5", limit=50 if FAST else None)
-base, tokenizer = mbf.load_model("tiny")
+base, tokenizer = mbf.load_model("tiny", device="cpu")
 worn = mbf.adapters.Adapted(base, "all-linear", rank=8, alpha=16)
 scores = {}
 for name, form in forms.items():

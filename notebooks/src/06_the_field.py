@@ -99,8 +99,8 @@ family("regularisation")
 # %% [markdown]
 # ## Magnitudes, gates and masks
 #
-# Directions of old tasks stay and their sizes are learned again (SD-LoRA), single ranks are switched off (CoDyRA, the rank-1 pool), or only
-# the strongest outputs learn.
+# Directions of old tasks stay and their sizes are learned again (SD-LoRA), or single ranks are switched off (CoDyRA, the rank-1
+# pool).
 
 # %%
 family("gates")

@@ -77,7 +77,7 @@ print(f"measured {torch.stack(draws).mean():.3f}, expected {mbf.geometry.expecte
 mbf.plots_geometry.overlap(mbf.geometry.overlap(tuned["per_task"]), names=names)
 
 # %% [markdown]
-# The $A$'s lie just above chance: each is still mostly the random matrix it began with. The $B$'s began at zero, so all they hold was
+# The $A$'s lie just above chance: each still points mostly where its random start did. The $B$'s began at zero, so all they hold was
 # learned, and they share more than chance: the tasks write into some of the same directions. The two mood tasks, `amazon` and `yelp`,
 # share most; then come the three of topics.
 #
@@ -186,7 +186,7 @@ pd.DataFrame(drift).T.stack("factor", future_stack=True).style.format("{:.2f}")
 # Shuttleworth et al. 2024, [arXiv 2410.21228](https://arxiv.org/abs/2410.21228)). This needs the base's weights.
 
 # %%
-base, _ = mbf.load_model("tiny")
+base, _ = mbf.load_model("tiny", device="cpu")
 weights = {path: base.get_submodule(path).weight for path in tuned["slao"][0]}
 models = {"slao, tuned": tuned["slao"], "slao, merged": results["slao"], "seqlora": tuned["seqlora"], "per_task": tuned["per_task"]}
 found = {name: mbf.geometry.intruders(weights, loras, scaling=2).groupby("task").intruder.mean() for name, loras in models.items()}

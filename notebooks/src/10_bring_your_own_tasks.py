@@ -207,7 +207,7 @@ max(float((x - y).abs().max()) for path in ours for x, y in zip(ours[path], resu
 # %%
 from peft import PeftModel
 
-base, tokenizer = mbf.load_model("tiny")
+base, tokenizer = mbf.load_model("tiny", device="cpu")
 model = PeftModel.from_pretrained(base, "merged").eval()
 world = mbf.load_stream("world-5", limit=50 if FAST else None)
 scores = {task.name: mbf.evaluation.evaluate(model, tokenizer, task)[:2] for task in world}
@@ -238,7 +238,7 @@ attempt(lambda: mbf.merge_adapters(paths, "wrong", method="task_arithmetic"))
 
 # %%
 attempt(lambda: mbf.merge_adapters(apart, "together", method="task_arithmetic"))
-model = PeftModel.from_pretrained(mbf.load_model("tiny")[0], "together").eval()
+model = PeftModel.from_pretrained(mbf.load_model("tiny", device="cpu")[0], "together").eval()
 scores = {task.name: mbf.evaluation.evaluate(model, tokenizer, task)[:2] for task in world}
 pd.DataFrame(scores, index=["exact match", "best of the labels"]).style.format("{:.0f}")
 

@@ -153,8 +153,8 @@ each = runs["world-5"].query("model == 'tiny' and not named")
 each[(each["method"] == "slao") & (each["order"] == "1")][["method", "seed", "AA", "BWT", "AA_options", "run"]].round(1)
 
 # %% [markdown]
-# One of them again: `mbf run world-5 --method slao --seed 0`. On another machine the last digits of a float may differ, and with them
-# now and then an answer.
+# `run` stands for all settings but the seed: with the seed it names a run. One of them again: `mbf run world-5 --method slao --seed 0`. On
+# another machine the last digits of a float may differ, and with them now and then an answer.
 #
 # ## A picture of one run
 
@@ -182,6 +182,9 @@ pd.concat([mbf.published.published("start"), mbf.published.published("merging")]
 benches = {file.stem: mbf.goals.read_bench(file) for file in sorted((mbf.lessons.ROOT / "figures").glob("bench*.csv"))}
 judged = pd.concat([mbf.goals.goals(bench) for bench in benches.values()], ignore_index=True)
 judged[["goal", "wanted", "value", "low", "high", "holds", "machine"]].round(3)
+
+# %% [markdown]
+# Those of a CPU in a picture:
 
 # %%
 mbf.plots_bench.goals(mbf.goals.goals(benches["bench"]))
