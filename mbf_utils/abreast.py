@@ -5,8 +5,8 @@ A small model leaves a GPU idle: a step is a few hundred little kernels, whateve
     y_n = W0 x_n + s B_n (A_n x_n)                  rows of run n, with the factors of run n; W0 once for all rows
 
 Each run keeps its own rows, chance, penalty, clipping, optimiser and folder, so it is the run that `run_stream` makes, up to
-rounding: a product of more rows adds up in another order. It can be gone on with by either. One that fails leaves the others.
-Not for dropout (its chance is the batch's), half precision, or several processes.
+rounding: a product of more rows adds up in another order. It can be gone on with by either. One that fails leaves the others,
+unless it fails inside a pass that they share. Not for dropout (its chance is the batch's), half precision, or several processes.
 """
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ class Lane:
         self.bends = type(method).mix is not Method.mix
         self.losses: list[float] = []
         self.batches: list[Batch] = []              # the micro-batches of the step, `batch` the one under way
+        self.counts: list[int] = []                 # answer tokens of each
         self.batch: Batch | None = None
+        self.share = 0.0                            # its part of the step's answer tokens
         self.loss = torch.zeros(())                 # of the step so far
         self.chance: Tensor | None = None           # state of the generator between micro-batches
 
@@ -79,8 +81,9 @@ class Lane:
         window, size, self.loss, self.chance, self.task.step = self.windows[step], self.settings.batch_size, torch.zeros(()), None, step
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * self.settings.rate(step, len(self.windows))
-        self.batches = [collate([self.rows[i] for i in window[k:k + size]], self.pad, self.task.device)
-                        for k in range(0, len(window), size)]
+        chosen = [[self.rows[i] for i in window[k:k + size]] for k in range(0, len(window), size)]
+        self.batches = [collate(rows, self.pad, self.task.device) for rows in chosen]
+        self.counts = [sum(len(row.answer) for row in rows) for rows in chosen]
 
     def see(self, k: int, length: int) -> None:
         """Meets micro-batch k, padded to `length`, with this run's own chance."""
@@ -88,16 +91,15 @@ class Lane:
             torch.manual_seed(seed_of(self.task.seed, self.task.index, "step", self.task.step, 0))
         else:
             torch.set_rng_state(self.chance)
-        self.batch = _wider(self.batches[k], length, self.pad)
+        self.batch, self.share = _wider(self.batches[k], length, self.pad), self.counts[k] / sum(self.counts)
         self.method.before_batch(self.batch, self.task)
         self.chance = torch.get_rng_state()
 
     def whole(self, logits: Tensor) -> Tensor:
         """The micro-batch's part of the step's loss and penalty. logits (b, k, V)."""
-        share = self.batch.tokens / sum(batch.tokens for batch in self.batches)
         mean = self.batch.loss(logits)
-        self.loss = self.loss + share * mean.detach()
-        return share * (mean + self.method.penalty(self.live, self.task, self.batch, logits))
+        self.loss = self.loss + self.share * mean.detach()
+        return self.share * (mean + self.method.penalty(self.live, self.task, self.batch, logits))
 
     def learn(self) -> None:
         """One step of the optimiser, on the gradients that are there."""
@@ -191,12 +193,17 @@ def train_abreast(adapted: Adapted, lanes: list[Lane]) -> dict[Lane, Exception]:
             now = [lane for lane in running if k < len(lane.batches) and lane not in errors]
             length = max((lane.batches[k].ids.shape[1] for lane in now), default=0)
             if now := [*of_each(lambda lane: lane.see(k, length), now)]:
-                logits = dict(zip(now, _logits(adapted, now)))
-                if wholes := of_each(lambda lane: lane.whole(logits[lane]), now):
-                    sum(wholes.values()).backward()
+                try:
+                    with _side_by_side(adapted, now):
+                        logits = dict(zip(now, _logits(adapted, now)))
+                    if wholes := of_each(lambda lane: lane.whole(logits[lane]), now):
+                        with _side_by_side(adapted, now):   # a checkpointed block is computed again in here
+                            sum(wholes.values()).backward()
+                except Exception as error:          # one pass for all of them: nobody can tell whose it was
+                    errors |= dict.fromkeys(now, error)
         running = [*of_each(Lane.learn, [lane for lane in running if lane not in errors])]
         for lane, loss in zip(running, torch.stack([lane.loss for lane in running]).tolist() if running else []):
-            lane.losses.append(loss)                # read all at once: a GPU is waited for once a step
+            lane.losses.append(loss)                # read all at once
         of_each(Lane.check, running)
     adapted.model.eval()
     return errors
@@ -205,8 +212,7 @@ def train_abreast(adapted: Adapted, lanes: list[Lane]) -> dict[Lane, Exception]:
 def _logits(adapted: Adapted, lanes: list[Lane]) -> list[Tensor]:
     """One forward pass; the logits of every lane at its own columns, (b, k, V)."""
     keep = torch.cat([lane.batch.keep for lane in lanes]).unique()
-    with _side_by_side(adapted, lanes):
-        logits = adapted.model(input_ids=torch.cat([lane.batch.ids for lane in lanes]), logits_to_keep=keep, use_cache=False).logits
+    logits = adapted.model(input_ids=torch.cat([lane.batch.ids for lane in lanes]), logits_to_keep=keep, use_cache=False).logits
     parts = logits.split([len(lane.batch.ids) for lane in lanes])
     return [part[:, torch.searchsorted(keep, lane.batch.keep)] for part, lane in zip(parts, lanes)]
 

@@ -127,7 +127,7 @@ class RowsProbe(Probe):
     """The model, asked about such rows, in batches of `size`."""
 
     def __init__(self, adapted: Adapted, rows: Rows, size: int):
-        super().__init__(adapted, None, rows, Settings(eval_batch_size=size), summed)
+        super().__init__(adapted, None, rows, Settings(batch_size=size, eval_batch_size=size), summed)
 
     @cached_property
     def _rows(self) -> list[Row]:

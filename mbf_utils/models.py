@@ -30,7 +30,7 @@ def choose_device(device: str = "auto") -> str:
         return str(device)
     rank = os.environ.get("LOCAL_RANK")
     if torch.cuda.is_available():
-        return f"cuda:{rank}" if rank else "cuda"
+        return f"cuda:{int(rank) % torch.cuda.device_count()}" if rank else "cuda"      # a process may see its own card alone
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 

@@ -40,10 +40,11 @@ class Probe:
     def _rows(self) -> list:
         return encode(self._tokenizer, self._examples, self._settings.max_length)
 
-    def batches(self, count: int | None = None) -> Iterator[Batch]:
-        """The rows in order, `count` of them at most, spread over the whole."""
-        rows = self._rows if count is None else self._rows[::max(1, len(self._rows) // count)][:count]
-        size = self._settings.eval_batch_size
+    def batches(self, count: int | None = None, size: int | None = None) -> Iterator[Batch]:
+        """The rows in order, `count` of them at most, spread over the whole; `size` a batch (None: as many as are scored at once)."""
+        n = len(self._rows)
+        rows = self._rows if count is None or count >= n else [self._rows[i * n // count] for i in range(count)]
+        size = size or self._settings.eval_batch_size
         for k in range(0, len(rows), size):
             yield self._collate(rows[k:k + size])
 
@@ -114,7 +115,7 @@ class Probe:
         G, n = {}, 0
         for signals, size in self._signals(lora, count):
             n += size
-            for path, (x, delta) in signals.items():
+            for path, x, delta in signals:
                 G[path] = G.get(path, 0) + delta.flatten(0, 1).T @ x.flatten(0, 1)
         return {path: sum_ / n for path, sum_ in G.items()}
 
@@ -123,7 +124,7 @@ class Probe:
         s, F, n = self._adapted.scaling, {path: Pair(torch.zeros_like(A), torch.zeros_like(B)) for path, (A, B) in lora.items()}, 0
         for signals, size in self._signals(lora, count):
             n += size
-            for path, (x, delta) in signals.items():
+            for path, x, delta in signals:
                 A, B = lora[path]
                 F[path].A.add_((s * torch.einsum("ntr,nti->nri", delta @ B, x)).square().sum(0))
                 F[path].B.add_((s * torch.einsum("nto,ntr->nor", delta, x @ A.T)).square().sum(0))
@@ -134,22 +135,23 @@ class Probe:
         F, n = {}, 0
         for signals, size in self._signals(lora, count):
             n += size
-            for path, (x, delta) in signals.items():
+            for path, x, delta in signals:
                 F[path] = F.get(path, 0) + sum((delta[k].T @ x[k]).square() for k in range(size))
         return {path: sum_ / n for path, sum_ in F.items()}
 
-    def _signals(self, lora: Lora, count: int | None) -> Iterator[tuple[dict[str, tuple[Tensor, Tensor]], int]]:
-        """Batch by batch: ({path: (x (b, T, d_in), delta (b, T, d_out))}, b). delta is 0 on padding: no loss depends on it."""
+    def _signals(self, lora: Lora, count: int | None) -> Iterator[tuple[Iterator[tuple[str, Tensor, Tensor]], int]]:
+        """Batch by batch: (path, x (b, T, d_in), delta (b, T, d_out) of one module after the other, in float32; b). delta is 0 on padding:
+        no loss depends on it. Batches are those of training: with gradients more may not fit."""
         leaves = _leaves(lora)
-        for batch in self.batches(count):
+        for batch in self.batches(count, self._settings.batch_size):
             inputs, outputs = {}, {}
 
             def keep(path, x, y):
-                inputs[path], outputs[path] = x.detach().float(), y
+                inputs[path], outputs[path] = x.detach(), y
             with torch.enable_grad(), self._hooked(keep):
                 loss = batch.loss(self._forward(leaves, batch), "sum")
                 deltas = torch.autograd.grad(loss, list(outputs.values()))
-            yield {path: (inputs[path], delta.float()) for path, delta in zip(outputs, deltas)}, len(batch.ids)
+            yield ((path, inputs[path].float(), delta.float()) for path, delta in zip(outputs, deltas)), len(batch.ids)
 
     @contextmanager
     def _hooked(self, keep: Callable):

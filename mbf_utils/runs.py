@@ -153,7 +153,7 @@ def _score(adapted: Adapted, tokenizer, task, settings: Settings, *see):
 
 def lower(settings: Settings) -> str:
     """What to lower where memory is short."""
-    return (f"lower batch_size ({settings.batch_size}; raise accumulation ({settings.accumulation}) as much and the steps stay the same), "
+    return (f"lower batch_size ({settings.batch_size}; raise accumulation ({settings.accumulation}) as much, and this run goes on), "
             f"max_length ({settings.max_length}), eval_batch_size ({settings.eval_batch_size}) or rank ({settings.rank}), or take a smaller "
             "base or quantize; finished tasks are kept")
 

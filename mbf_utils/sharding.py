@@ -67,8 +67,12 @@ def shard(adapted: Adapted, accelerator: Accelerator) -> None:
 
 
 def prepare(adapted: Adapted, optimizer, accelerator: Accelerator):
-    """(the model to train, its optimizer) of one task; the base is sharded already where it is to be."""
-    if shards(accelerator):
+    """(the model to train, its optimizer) of one task; the base is sharded already where it is to be. Accelerate wraps the model
+    where DDP has to, and only there: of its autocast it would wrap a model once, so a run's first task alone (training.py does it).
+    A scaler begins anew with each task, as it does in a run that is resumed."""
+    if isinstance(accelerator.scaler, torch.amp.GradScaler):
+        accelerator.scaler = torch.amp.GradScaler(accelerator.device.type)
+    if shards(accelerator) or accelerator.num_processes == 1:
         return adapted.model, accelerator.prepare_optimizer(optimizer)
     return accelerator.prepare(adapted.model, optimizer)
 

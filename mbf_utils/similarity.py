@@ -25,6 +25,7 @@ from .lora import Lora, copied
 from .method import Method, Task
 from .methods import make_method
 from .models import suggested
+from .probe import Probe
 from .settings import Settings
 from .streams import Stream, TaskData
 from .training import accelerator_for, train_task
@@ -68,7 +69,8 @@ def learn_pairs(streams: list[Stream], methods: list[str], base, seed: int = 0, 
     found = []
     with installed(model, settings.targets, settings.rank, settings.alpha, settings.dropout) as adapted:
         def task(index: int, data: TaskData) -> Task:
-            return Task(index, data.name, data.train, settings.rank, adapted.scaling, adapted.sites, seed, 2, adapted.device)
+            return Task(index, data.name, data.train, settings.rank, adapted.scaling, adapted.sites, seed, 2, adapted.device,
+                        probe=Probe(adapted, tokenizer, data.train, settings))
 
         def ask(lora: Lora, data: TaskData) -> tuple[float, float]:
             adapted.wear(lora)

@@ -168,7 +168,4 @@ def collate(rows: list[Encoded], pad: int, device="cpu") -> Batch:
     keep = (targets != IGNORE).any(0).nonzero()[:, 0]
     places = torch.arange(length)
     mask, prompt = (places < torch.tensor(ends)[:, None] for ends in (lengths, [len(row.prompt) for row in rows]))
-    if torch.device(device).type == "cuda":         # from pinned memory a copy goes its way and nothing waits for it
-        ids, mask, keep, targets, prompt = (tensor.pin_memory() for tensor in (ids, mask, keep, targets[:, keep], prompt))
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in (ids, mask, keep, targets, prompt)))
     return Batch(*(tensor.to(device) for tensor in (ids, mask, keep, targets[:, keep], prompt)))

@@ -12,6 +12,7 @@ processes: the bare model is prepared afresh for each task, after everything tha
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from contextlib import contextmanager, nullcontext
@@ -32,8 +33,6 @@ from .settings import Settings
 from .sharding import average, prepare, wanted
 from .text import collate, encode
 
-LATE = {"cuda": 1}                                  # so many steps late a loss is read: a GPU does not stand still for it
-
 
 def window_plan(n: int, settings: Settings, processes: int, seed: int) -> list[list[int]]:
     """The rows of every optimiser step: one permutation an epoch, cut into windows; the last epoch may be a part."""
@@ -49,6 +48,9 @@ def window_plan(n: int, settings: Settings, processes: int, seed: int) -> list[l
 def accelerator_for(model: nn.Module) -> Accelerator:
     """An Accelerator whose autocast follows the base's own type on CUDA; elsewhere there is none."""
     first = next(model.parameters())
+    if first.device.type == "cuda" and first.device.index and "LOCAL_RANK" not in os.environ:
+        raise InputError(f"expected the base on this process's first card, found it on {first.device}: start with "
+                         f"CUDA_VISIBLE_DEVICES={first.device.index} and leave device out")
     kind = "cuda" if wanted() else first.device.type                 # to be sharded, it waits on the CPU
     precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(first.dtype, "no") if kind == "cuda" else "no"
     made = {**PartialState._shared_state, **AcceleratorState._shared_state}     # Accelerate keeps its first choices for good
@@ -58,18 +60,21 @@ def accelerator_for(model: nn.Module) -> Accelerator:
 
 
 def on_main(accelerator: Accelerator, act: Callable):
-    """act() of the main process: its value, or its InputError, on every process. All wait for it."""
+    """act() of the main process: its value, or what it raised, on every process. All wait for it."""
     if accelerator.num_processes == 1:
         return act()
     found: list = [None, None]
+    mine = None
     if accelerator.is_main_process:
         try:
             found[0] = act()
         except InputError as error:
             found[1] = str(error)
+        except Exception as error:                  # the others shall not wait for what never comes
+            found[1], mine = f"the main process failed with {type(error).__name__}: {error}", error
     broadcast_object_list(found)
     if found[1]:
-        raise InputError(found[1])
+        raise mine or InputError(found[1])
     return found[0]
 
 
@@ -104,7 +109,6 @@ def _train(adapted, method, task, tokenizer, settings, accelerator, load, save) 
     batch = None
     mixing = adapted.mixing(method.mix, slice(task.index - 1, task.index), lambda: batch) if bends else nullcontext()
     losses: list[float] = []
-    coming: list[tuple] = []                        # losses on their way from the device
     bar = tqdm(total=len(windows), desc=f"task {task.index}{f'/{task.total}' if task.total else ''} {task.name}",
                disable=not sys.stderr.isatty() or not accelerator.is_main_process)
     with mixing:
@@ -120,13 +124,12 @@ def _train(adapted, method, task, tokenizer, settings, accelerator, load, save) 
                 group["lr"] = settings.lr * settings.rate(step, len(windows))
             loss = 0.0
             batches = _micro_batches(windows[step], rows, settings, tokenizer, accelerator)
-            total = sum(tokens for _, tokens in batches)
-            if accelerator.num_processes > 1:
-                total = int(accelerator.reduce(torch.tensor(total, device=accelerator.device)))
+            total = sum(len(rows[i].answer) for i in windows[step])              # of all processes
             for k, (batch, tokens) in enumerate(batches):
                 with accelerator.no_sync(model) if k + 1 < len(batches) else nullcontext():
                     method.before_batch(batch, task)
-                    logits = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False).logits    # (b, k, V)
+                    with accelerator.autocast():
+                        logits = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False).logits    # (b, k, V)
                     mean = batch.loss(logits)
                     share = tokens / total
                     whole = share * (mean + method.penalty(live, task, batch, logits))
@@ -135,26 +138,26 @@ def _train(adapted, method, task, tokenizer, settings, accelerator, load, save) 
             average(trained, accelerator)
             if settings.clip:
                 accelerator.clip_grad_norm_(trained, settings.clip)
+            else:
+                accelerator.unscale_gradients()
             method.edit_grads(live, task)
             optimizer.step()
             optimizer.zero_grad()
             method.after_step(live, task)
-            coming.append(_sent(accelerator.reduce(loss)))
+            losses.append(float(accelerator.reduce(loss)))
             last = step + 1 == len(windows)
-            due = save and accelerator.is_main_process and not last and time.monotonic() - saved >= 60 * settings.checkpoint_minutes
-            while len(coming) > (0 if last or due else LATE.get(accelerator.device.type, 0)):
-                losses.append(_arrived(*coming.pop(0)))
-                finite = math.isfinite(losses[-1]) and not (last and not coming and any(not p.isfinite().all() for p in trained))
-                if not finite:
-                    raise InputError(f"expected finite numbers, found others (loss {losses[-1]}) at step {len(losses)} of task "
-                                     f"{task.index} ({task.name}): lower lr or the penalty's weight; the last finished task is kept")
+            if not math.isfinite(losses[-1]) or last and not all(parameter.isfinite().all() for parameter in trained):
+                raise InputError(f"expected finite numbers, found others (loss {losses[-1]}) at step {step + 1} of task {task.index} "
+                                 f"({task.name}): lower lr or the penalty's weight; the last finished task is kept")
             bar.update()
-            if due:
+            late = time.monotonic() - saved >= 60 * settings.checkpoint_minutes
+            if save and late and accelerator.is_main_process and not last:
                 save(_state(losses, method, trained, optimizer, accelerator))
                 saved = time.monotonic()
     bar.close()
+    logits = mean = whole = loss = batch = batches = None             # what they hold is freed below
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    accelerator.free_memory(model, optimizer)
+    model, optimizer = accelerator.free_memory(model, optimizer)
     del adapted.model.extra
     adapted.model.requires_grad_(False)
     adapted.model.eval()
@@ -187,20 +190,6 @@ def _micro_batches(window: list[int], rows, settings: Settings, tokenizer, accel
         batch = collate([rows[i] for i in chosen or window[:1]], tokenizer.pad_token_id, accelerator.device)
         batches.append((batch, sum(len(rows[i].answer) for i in chosen)))        # a process without rows goes along with weight 0
     return batches
-
-
-def _sent(loss: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-    """The loss on its way to the CPU, and what tells that it has arrived."""
-    copy, event = loss.to("cpu", non_blocking=True), torch.cuda.Event() if loss.is_cuda else None
-    if event:
-        event.record()
-    return copy, event
-
-
-def _arrived(copy: torch.Tensor, event: torch.cuda.Event | None) -> float:
-    if event:
-        event.synchronize()
-    return float(copy)
 
 
 def _state(losses, method, trained, optimizer, accelerator) -> dict:

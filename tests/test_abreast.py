@@ -104,6 +104,29 @@ def test_one_that_fails_keeps_its_last_task_and_leaves_the_others(where, stream,
     assert torch.allclose(updates(alone), updates(Run(plans[0].folder)), rtol=1e-3, atol=1e-5)
 
 
+def test_what_fails_inside_a_pass_that_is_shared_fails_its_runs_alone(stream, tmp_path):
+    @dataclass
+    class Bends(Method):
+        def mix(self, h, x, site):
+            if len(h) and site.batch.ids.shape[0] < 2:
+                raise ArithmeticError("in mix")
+            return h
+
+    plans = [Plan(tmp_path / str(n), replace(stream, tasks=(stream[0], cut)), Bends(), 0)
+             for n, cut in enumerate((stream[1], replace(stream[1], train=stream[1].train[:1])))]
+    plans.append(Plan(tmp_path / "short", stream[:1], Bends(), 1))
+    failures = run_abreast(plans, toy_model(), **ALONE)
+    assert {str(error) for error in failures.values()} == {"in mix"} and set(failures) == {plan.folder for plan in plans[:2]}
+    assert [len(Run(plan.folder).logs) for plan in plans] == [1, 1, 1]
+
+
+def test_with_checkpointing_it_learns_the_same(stream, tmp_path):
+    plain, saving = (Plan(tmp_path / name, stream, "olora", 0) for name in ("plain", "saving"))
+    assert not run_abreast([plain], toy_model(), **ALONE)
+    assert not run_abreast([saving], toy_model(), checkpointing=True, **ALONE)
+    assert torch.equal(updates(Run(plain.folder)), updates(Run(saving.folder)))
+
+
 def test_the_model_is_given_back_and_chance_is_left_alone(stream, tmp_path):
     model = toy_model()
     before, state = {name: value.clone() for name, value in model[0].state_dict().items()}, torch.get_rng_state()

@@ -21,7 +21,7 @@ from mbf_utils.text import collate, encode
 from mbf_utils.training import window_plan
 
 LORA = {"targets": ("q_proj", "v_proj"), "rank": 2, "alpha": 4.0, "dropout": 0.0}
-SETTINGS = {**FAST, **LORA, "weight_decay": 0.1, "clip": 0.5, "lr": 0.02}
+SETTINGS = {**FAST, **LORA, "eval_batch_size": FAST["batch_size"], "weight_decay": 0.1, "clip": 0.5, "lr": 0.02}
 STREAM = toy_stream(n=11)                           # windows of 4, 4 and 3 rows; the last one's micro-batches hold 2 and 1
 FIELDS = {"olora": {"lambda1": 0.05, "lambda2": 0.01}, "inflora": {"total_tasks": 3, "eps_start": 0.5, "eps_end": 0.6},
           "keeplora": {"weight_energy": 0.1, "task_energy": 0.2}, "oplora": {"k": 3}, "lwf": {"lam": 0.5}}
@@ -121,7 +121,7 @@ def close(one, two):
 def test_a_plain_loop_learns_bit_for_bit_what_ours_learns_also_when_it_goes_on_from_a_folder(name, ours, tmp_path):
     """A penalty, a frozen stack, statistics of rows, edited gradients, steps put right, an extra parameter, bent bottlenecks."""
     model, tokenizer = toy_model()
-    continual = Continual(model, method_of(name), **LORA)
+    continual = Continual(model, method_of(name), batch_size=SETTINGS["batch_size"], **LORA)
     for index in (1, 2, 3):
         if index == 3:
             continual = Continual.load(continual.save(tmp_path / "adapter"), toy_model()[0])
@@ -134,7 +134,7 @@ def test_a_plain_loop_learns_bit_for_bit_what_ours_learns_also_when_it_goes_on_f
 def test_the_trainer_learns_what_our_loop_learns(name, ours, tmp_path):
     """With accumulation and a short last window, whose micro-batches count by their tokens, and the penalty once."""
     model, tokenizer = toy_model()
-    continual = Continual(model, method_of(name), **LORA)
+    continual = Continual(model, method_of(name), batch_size=SETTINGS["batch_size"], **LORA)
     for index in (1, 2, 3):
         trainer_of(continual, index, tokenizer, tmp_path).train()
         assert continual.names == STREAM.names[:index]
@@ -165,7 +165,7 @@ def sft(tmp_path):
 def test_trls_sft_trainer_learns_what_our_loop_learns(name, ours, sft):
     """It makes its loss of log-probabilities, without the model's own loss and without logits."""
     model, tokenizer = toy_model()
-    continual = Continual(model, method_of(name), **LORA)
+    continual = Continual(model, method_of(name), batch_size=SETTINGS["batch_size"], **LORA)
     for index in (1, 2, 3):
         sft(continual, index, tokenizer).train()
         assert continual.names == STREAM.names[:index]
@@ -365,7 +365,8 @@ def test_an_adapter_of_somebody_elses_can_be_task_1(name, ours):
     model, tokenizer = toy_model()
     rows, _ = windows_of(1, tokenizer)
     folder = sorted(run.folder.glob("tasks/*/tuned"))[0]
-    continual = Continual.from_adapter(folder, model, method_of(name), STREAM.names[0], [padded([row]) for row in rows])
+    continual = Continual.from_adapter(folder, model, method_of(name), STREAM.names[0], [padded([row]) for row in rows],
+                                       batch_size=SETTINGS["batch_size"])
     assert continual.names == STREAM.names[:1] and equal(latest(continual), results[0])
     for index in (2, 3):
         stranger(continual, index, tokenizer)

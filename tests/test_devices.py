@@ -30,8 +30,14 @@ class Plain:
     def __init__(self, device):
         self.device = torch.device(device)
 
-    def prepare(self, *things):
-        return things
+    def prepare_optimizer(self, optimizer):
+        return optimizer
+
+    def autocast(self):
+        return nullcontext()
+
+    def unscale_gradients(self):
+        pass
 
     def no_sync(self, model):
         return nullcontext()
@@ -48,8 +54,8 @@ class Plain:
     def unwrap_model(self, model, **_):
         return model
 
-    def free_memory(self, *_):
-        pass
+    def free_memory(self, *things):
+        return [None] * len(things)
 
 
 def moved(model):

@@ -45,15 +45,16 @@ def test_half_bases_keep_float32_factors_and_learn(stream, tmp_path):
     assert torch.allclose(losses(found), losses(whole), rtol=0.05)
 
 
-def test_a_run_on_the_card_goes_on_where_it_was_stopped(stream, tmp_path):
+@pytest.mark.parametrize("dtype, apart", [("float32", 1e-3), ("bfloat16", 1e-2), ("float16", 1e-2)])
+def test_a_run_on_the_card_goes_on_where_it_was_stopped(dtype, apart, stream, tmp_path):
     """Sums on a card may take another order the second time, so to tolerance."""
-    whole = run("cuda", "slao", stream[:2], tmp_path / "whole")
-    steps = walk_stream(stream[:2], "slao", load_model("tiny", "cuda", "float32"), 0, tmp_path / "part", epochs=1)
+    whole = run("cuda", "slao", stream[:2], tmp_path / "whole", dtype)
+    steps = walk_stream(stream[:2], "slao", load_model("tiny", "cuda", dtype), 0, tmp_path / "part", epochs=1)
     next(steps)
     steps.close()
-    part = run("cuda", "slao", stream[:2], tmp_path / "part")
+    part = run("cuda", "slao", stream[:2], tmp_path / "part", dtype)
     for one, other in zip(tensors(whole.lora(2, "result")), tensors(part.lora(2, "result"))):
-        assert (one - other).norm() <= 1e-3 * other.norm()
+        assert (one - other).norm() <= apart * other.norm()
 
 
 def test_scores_on_the_card_are_those_of_the_cpu(stream):

@@ -68,6 +68,7 @@ NEIGHBOURS = {
     "findings": {"reports"},
     "explorers_views": {"explorers", "widgets"},
     "plots_bench": {"plots"},
+    "bench": {"explorers", "explorers_tasks", "explorers_views", "lessons", "widgets"},
 }
 ONLY_IN = {"peft": {"adapters"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
 

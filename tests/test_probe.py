@@ -19,7 +19,7 @@ def probing(batch: int = 3, rank: int = 2):
     """(Adapted, Probe, a LoRA): the model wears another LoRA and a frozen stack beside it."""
     adapted = Adapted(tiny_llama(), TARGETS, rank, 3.0)
     adapted.wear(random_lora(adapted.sites, rank, 1, torch.float32), random_lora(adapted.sites, 3, 2, torch.float32), "AB")
-    probe = Probe(adapted, word_tokenizer(), ROWS, Settings(**{**FAST, "eval_batch_size": batch}))
+    probe = Probe(adapted, word_tokenizer(), ROWS, Settings(**{**FAST, "batch_size": batch, "eval_batch_size": batch}))
     return adapted, probe, {path: type(pair)(*(0.3 * factor for factor in pair)) for path, pair in
                             random_lora(adapted.sites, rank, 5, torch.float32).items()}
 
@@ -44,6 +44,13 @@ def nll(model, row, lora=None):
 
 def encoded():
     return encode(word_tokenizer(), ROWS, 32)
+
+
+def test_some_rows_are_spread_over_the_whole():
+    _, probe, _ = probing(batch=1)
+    every = [batch.ids.tolist() for batch in probe.batches()]
+    assert [batch.ids.tolist() for batch in probe.batches(4)] == [every[i] for i in (0, 1, 3, 5)]
+    assert len(list(probe.batches(99))) == len(every) == 7 and len(list(probe.batches(size=3))) == 3
 
 
 def test_the_lora_that_is_asked_about_stands_for_everything_that_is_worn():

@@ -1,6 +1,7 @@
 """Whole runs on the toy stream: the matrix, the folder, the model that comes back, and every method there is."""
 import dataclasses
 import math
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -242,6 +243,23 @@ def test_a_method_may_be_given_as_an_object(stream, model, run, tmp_path):
         used = SLAO()
         used.memory["x"] = 1
         run_stream(stream, used, model, **FAST)
+
+
+def test_a_run_goes_on_with_less_memory_and_not_with_another_step(stream, model, tmp_path):
+    """What an error for want of memory says to lower may be lowered; what would learn something else is named."""
+    plain = FAST | {"dropout": 0.0}
+    whole = run_stream(stream, "slao", model, **plain)
+    with closing(walk_stream(stream, "slao", model, out=tmp_path, **plain)) as walk:
+        next(walk)
+    less = {"batch_size": 1, "accumulation": 4, "eval_batch_size": 3, "checkpointing": True, "checkpoint_minutes": 1e8}
+    with pytest.raises(InputError, match="a run with effective_batch = 2, found another run with effective_batch = 4"):
+        run_stream(stream, "slao", model, out=tmp_path, **plain | less | {"accumulation": 2})
+    with pytest.raises(InputError, match="a run with settings.lr = 0.5, found another run with settings.lr = 0.05"):
+        run_stream(stream, "slao", model, out=tmp_path, **plain | less | {"lr": 0.5})
+    resumed = run_stream(stream, "slao", model, out=tmp_path, **plain | less)
+    for path, pair in whole.lora(3).items():
+        for factor, same in zip(pair, resumed.lora(3)[path]):
+            assert torch.allclose(factor, same, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("call, sentence", [

@@ -5,15 +5,15 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
-from toy import LABELS, factors, rows, toy_model, trained
+from toy import FAST, LABELS, factors, rows, toy_model, trained
 
-from mbf_utils import training
 from mbf_utils.adapters import Adapted
 from mbf_utils.errors import InputError
 from mbf_utils.lora import Pair, Start, copied
@@ -426,12 +426,9 @@ def test_checkpoints_are_not_made_after_the_last_step_nor_before_their_time():
     assert len(saved) == 3
 
 
-@pytest.mark.parametrize("late", [0, 1])
 @pytest.mark.parametrize("bad_after, found_at", [(1, 3), (3, 4)])
-def test_a_loss_or_a_factor_that_is_not_finite_stops_in_one_sentence(bad_after, found_at, late, monkeypatch):
+def test_a_loss_or_a_factor_that_is_not_finite_stops_in_one_sentence(bad_after, found_at):
     """After the last step no loss would tell; and attention may hide what is wrong in a query."""
-    monkeypatch.setattr(training, "LATE", {"cpu": late})
-
     @dataclass
     class Breaks(Method):
         def after_step(self, live, task):
@@ -441,22 +438,6 @@ def test_a_loss_or_a_factor_that_is_not_finite_stops_in_one_sentence(bad_after, 
     with pytest.raises(InputError, match=f"^expected finite numbers, .*at step {found_at} of task 2 .*lower lr") as caught:
         trained(Breaks(), DATA, 2)
     assert "\n" not in str(caught.value)
-
-
-def test_losses_that_are_read_late_are_the_same_and_whole_in_every_checkpoint(monkeypatch):
-    _, _, expected = trained(Method(), DATA)
-    monkeypatch.setattr(training, "LATE", {"cpu": 1})
-    seen, saved = [], []
-
-    @dataclass
-    class Looks(Method):
-        def after_step(self, live, task):
-            seen.append(len(sys._getframe(1).f_locals["losses"]))
-
-    _, _, losses = trained(Looks(), DATA)
-    assert losses == expected and seen == [0, 0, 1, 2]               # a step late
-    _, _, losses = trained(Method(), DATA, save=lambda state: saved.append(list(state["losses"])), checkpoint_minutes=-1)
-    assert losses == expected and saved == [expected[:k] for k in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("wrong", [dict(rank=0), dict(lr=-1.0), dict(epochs=0), dict(schedule="cosine"), dict(keep="none"),
@@ -477,6 +458,45 @@ def test_an_earlier_accelerator_of_another_kind_does_not_disturb():
         assert accelerator_for(model).state._shared_state is made.state._shared_state
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def half():
+    """An Accelerator whose autocast is on, on the CPU: as a half-precision base has it on a card."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(mixed_precision="bf16", cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_every_task_of_a_run_learns_under_autocast(half):
+    """Accelerate wraps a model once: a second task that leaned on its wrapper would have none."""
+    model, seen = toy_model(), []
+    model[0].bfloat16()
+
+    @dataclass
+    class Looks(Method):
+        def penalty(self, live, task, batch, logits):
+            seen.append((task.index, logits.dtype))
+            return 0.0
+
+        def mix(self, h, x, site):
+            seen.append((task.index, torch.is_autocast_enabled("cpu"), h.dtype))
+            return h
+
+    tokenizer, settings = model[1], Settings(**FAST | {"dropout": 0.0})
+    adapted = Adapted(model[0], list(settings.targets), settings.rank, settings.alpha)
+    for index in (1, 2, 3):
+        task = Task(index, f"task{index}", DATA, settings.rank, adapted.scaling, adapted.sites, 0)
+        train_task(adapted, Looks(), task, tokenizer, settings, half)
+    of_task = [{entry[1:] for entry in seen if entry[0] == index} for index in (1, 2, 3)]
+    assert of_task[0] == of_task[1] == of_task[2] == {(torch.bfloat16,), (True, torch.bfloat16)}
+
+
+def test_a_base_on_another_card_than_the_first_is_refused(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    model = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda:1"), dtype=torch.float32)]))
+    with pytest.raises(InputError, match="found it on cuda:1: start with CUDA_VISIBLE_DEVICES=1"):
+        accelerator_for(model)
 
 
 # several processes

@@ -10,7 +10,8 @@ from ..sources import load_stream
 from ..widgets import Checks, Explorer
 from .table import Table, seconds
 
-RUNS = ("slao", "seqlora", "slao_random", "slao_preserve", "slao_frea_mb", "per_task")
+MERGED = ("slao", "slao_random", "slao_preserve", "slao_frea_mb")    # committed runs whose pairs can be merged anew
+OTHERS = ("seqlora", "per_task")
 
 
 def moves(control) -> list:
@@ -37,8 +38,8 @@ def times(explorer: Explorer) -> list[float]:
 
 def redraws(table: Table, rows: int = 100) -> None:
     """Needs the repository's committed runs and tables. rows: test rows a task that the merged model is asked."""
-    runs = [lessons.committed(name) for name in RUNS]
-    trained = {run.method: run for run in runs if run.method not in ("seqlora", "per_task")}
+    trained = {name: lessons.committed(name) for name in MERGED}
+    runs = [*trained.values(), *map(lessons.committed, OTHERS)]
     scores = {"labels": lessons.measured("world-5", "labels", order="1", model="tiny", named=False)}
     pairs = pd.read_csv(lessons.ROOT / "figures" / "similarity.csv")
     made: dict[str, Callable[[], Explorer]] = {

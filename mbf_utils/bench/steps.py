@@ -1,6 +1,7 @@
 """A training step of a big model: our loop against bare PEFT loops and against the card's own rates; memory after many tasks."""
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -70,9 +71,10 @@ def throughput(case: str, table: Table, device: Device, size: Size, model) -> fl
             table.note("throughput", "TRL's SFTTrainer: not measured, TRL is not installed")
         for _ in range(size.rounds):
             for name, loop in loops.items():
+                gc.collect()
                 device.peak(reset=True)
                 ticks = loop()
-                peaks[name] = device.peak()
+                peaks.setdefault(name, []).append(device.peak())
                 times.setdefault(name, []).append((ticks[-1] - ticks[2]) / (len(ticks) - 3))         # two steps to warm up
     for name in loops:
         table.add("throughput", f"{case}, {name}", "tokens a second", [tokens / each for each in times[name]], "1/s")
@@ -141,6 +143,8 @@ def sft_loop(adapted: Adapted, rows: list[Example], settings: Settings, device: 
                              data_collator=padder(Numbers.pad_token_id, None), processing_class=processing())
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+        trainer.accelerator.unwrap_model(adapted.model, keep_fp32_wrapper=False)
+        vars(adapted.model).pop("_is_accelerate_prepared", None)     # else the next one would not be wrapped, and learn without autocast
     device.sync()
     adapted.model.eval().requires_grad_(False)
     return ticks
