@@ -149,6 +149,39 @@ def keys(control) -> list[tuple]:
     return moves
 
 
+REVIEW = "<script>window.harm = 1</script><img src=x onerror='window.harm = 2'> good"
+READER = f'''\
+import pandas as pd
+import mbf_utils as mbf
+from mbf_utils.widgets import Buttons, Choice, Several, Steps
+review = {REVIEW!r}
+def draw(k, **others):
+    return mbf.plots.canvas(4, 2, review, review), f"row {{k}}: {{review}}"
+controls = {{"k": Steps(review, 1, 2, 1), "task": Buttons(review, [review, "other"], review), "choice": Choice(review, [review, "other"], review),
+            "several": Several(review, [review, "other"], (review,))}}
+display(mbf.widgets.explore(draw, controls, static=[{{}}]))
+pd.DataFrame({{"prompt": [review]}})'''
+
+
+def test_text_of_a_data_set_is_shown_as_text(lab, browser):
+    """A review that holds HTML runs nothing, neither in a read-out nor as the label of a control nor in a table."""
+    import nbformat
+    page = browser.new_page(viewport={"width": 1200, "height": 1100})
+    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}       # else JupyterLab asks for one
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(READER)], metadata=kernel)
+    urllib.request.urlopen(urllib.request.Request(f"{lab}/api/contents/review.ipynb?token={TOKEN}", method="PUT", data=json.dumps(
+        {"type": "notebook", "format": "json", "content": book}).encode(), headers={"Content-Type": "application/json"}), timeout=30).close()
+    page.goto(f"{lab}/doc/tree/review.ipynb?token={TOKEN}&reset")
+    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
+    page.evaluate(RUN)
+    page.wait_for_selector(".mbf-explorer img", timeout=120_000)
+    page.wait_for_selector(".jp-OutputArea-output table", timeout=120_000)
+    shoot(page.query_selector(".jp-Cell"), "review")
+    assert REVIEW in page.inner_text(".mbf-readout").replace("\xa0", " ") and "<script>" in page.inner_text(".jp-OutputArea-output table")
+    assert page.evaluate("window.harm") is None and page.evaluate("window.kernelErrors") == []
+    page.close()
+
+
 @pytest.mark.parametrize("path", MOVING, ids=lambda path: path.stem)
 def test_every_control_moves_picture_and_words(path, lab, browser):
     page = browser.new_page(viewport={"width": 1200, "height": 1100})

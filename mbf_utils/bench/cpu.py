@@ -45,7 +45,7 @@ def bench(out: str | Path, quick: bool = False, only: list[str] | None = None) -
         **{f"memory, {name}": partial(over_tasks, name, table, counts) for name in GROWING},
         **{f"memory, {name}": partial(over_tasks, name, table, counts if quick else (*counts, 400)) for name in CONSTANT},
         "comparison": lambda: cells(table, SAMPLE[:3], 2, 32, 1) if quick else cells(table, SAMPLE, 3, 96, 2),
-        "workers": lambda: workers(table, 2, 32, 1, 1) if quick else workers(table, 3, 96, 3, 4)}
+        "workers": lambda: workers(table, 2, 32, 1, epochs=1) if quick else workers(table, 5, None, 6)}
     chosen = {name: (act, 60 if quick else 900) for name, act in items.items() if not only or any(part in name for part in only)}
     try:
         run_items(chosen, table, 115 if quick else 3600)

@@ -31,12 +31,13 @@ def cells(table: Table, methods: list[str] | None, tasks: int, limit: int, epoch
               "mean time of a run over sequential LoRA's", statistics.mean(found.values()))
 
 
-def workers(table: Table, tasks: int, limit: int, epochs: float, seeds: int) -> None:
-    """The same cells with one worker and with two, processes started and imports included."""
+def workers(table: Table, tasks: int, limit: int | None, seeds: int, **settings) -> None:
+    """The same cells with one worker and with two, processes started and imports included. limit: rows a task; None for all."""
     stream, spent = load_stream("world-5", limit=limit)[:tasks], {}
+    case = f"{2 * seeds} cells of {tasks} tasks{f' of {limit} rows' * bool(limit)}"
     for count in (1, 2):
         with tempfile.TemporaryDirectory(prefix="mbf-bench-") as folder:
             out = Path(folder) / "runs"
-            spent[count] = seconds(lambda: compare(stream, ["seqlora", "slao"], range(seeds), "tiny", out, count, epochs=epochs))
-        table.add("comparison", f"{2 * seeds} cells, {count} worker{'s' * (count > 1)}", "time", spent[count], "s")
-    table.add("comparison", f"{2 * seeds} cells", "one worker over two", spent[1] / spent[2])
+            spent[count] = seconds(lambda: compare(stream, ["seqlora", "slao"], range(seeds), "tiny", out, count, **settings))
+        table.add("comparison", f"{case}, {count} worker{'s' * (count > 1)}", "time", spent[count], "s")
+    table.add("comparison", case, "one worker over two", spent[1] / spent[2])
