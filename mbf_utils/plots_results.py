@@ -84,9 +84,10 @@ def newest(values: Mapping[str, pd.DataFrame], baseline: str = "seqlora", title:
                          f"found {', '.join(values) or 'none'}")
     count = max(len(table.columns) for table in values.values())
     window = count // 10 if count > 20 else 1
-    seeds = max(len(table) for table in values.values())
+    runs = sorted({len(table) for table in values.values()})
     figure = canvas(WIDTH, 4.4, title or _who_still_learns(values, baseline),
-                    f"Right answers on task i just after it was learned, by {reading}; mean of {seeds} run{'s' * (seeds > 1)}"
+                    f"Right answers on task i just after it was learned, by {reading}; mean of "
+                    f"{' to '.join(map(str, runs[::len(runs) - 1 or 1]))} run{'s' * (runs[-1] > 1)}"
                     + (f", moving mean over {window} tasks" if window > 1 else "")
                     + f". Grey: what SLAO's merge takes of the newest B, 1/√i.{marked(list(values))}")
     axis = figure.subplots()
@@ -120,6 +121,8 @@ def _who_still_learns(values: Mapping[str, pd.DataFrame], baseline: str) -> str:
     said = (f"At the end the runs do not tell {us} from {them} on the newest task" if row["verdict"] == "not told apart" else
             f"At the end the newest task is answered {abs(row['mean']):.1f} ± {row['half']:.1f} points {worse} with {us} than "
             f"with {them}")
+    if row["half"] != row["half"]:                  # no two runs that both have
+        said = f"One run of {us} and of {them}: the newest task at the end"
     return (f"{said}: {last[method].mean():.0f} % and {last[baseline].mean():.0f} %, "
             f"at the start {first[method].mean():.0f} % and {first[baseline].mean():.0f} %")
 

@@ -93,7 +93,7 @@ def matrices(runs: list[Run]) -> pd.DataFrame:
         about = {key: value for key, value in _row(run).items() if key in (*SETUP, "seed")}
         own = [("score", run.scores)] if run.scored else []
         for reading, R in (("exact", run.matrix), ("labels", run.options), *own):
-            found.append(R.reset_index().assign(**about, reading=reading))
+            found.append(R.copy().reset_index().assign(**about, reading=reading))    # a copy: read column by column it is in pieces
     table = pd.concat(found, ignore_index=True)
     front = [*SETUP, "seed", "reading", "after"]
     return table[[*front, *(column for column in table if column not in front)]]

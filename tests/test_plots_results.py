@@ -74,6 +74,9 @@ def test_the_newest_task_is_a_line_a_method_and_the_title_pairs_the_ends():
     slao, weight = (line.get_ydata() for line in axis.get_lines()[1:])
     assert slao[15] == pytest.approx(np.linspace(90, 30, 30)[14:17].mean() + 1) and weight[24] == pytest.approx(20)
     assert title(figure).startswith("At the end the newest task is answered 57.9 ± 0.0 points worse with SLAO than with sequential LoRA: 33 % and 91 %")
+    one = plots_results.newest({"seqlora": newest(90), "slao": newest(30, runs=1)})
+    assert title(one).startswith("One run of SLAO and of sequential LoRA: the newest task at the end: 32 % and 91 %")
+    assert "mean of 1 to 3 runs" in one.alt and "mean of 3 runs" in figure.alt
     unsure = plots_results.newest({"slao": newest(90).sample(frac=1, random_state=0).reset_index(drop=True), "seqlora": newest(90)})
     assert title(unsure).startswith("At the end the runs do not tell SLAO from sequential LoRA")
     with pytest.raises(InputError, match="of seqlora and of another"):

@@ -91,21 +91,28 @@ mbf.lessons.results("world-15", few)
 mbf.lessons.results("world-100")
 
 # %% [markdown]
-# $\lambda(i) = 1/\sqrt i$ shrinks: of the hundredth task's $B$ the merge takes a tenth. Is a late task still learned? Its score just after
-# it was learned, against its number; sequential LoRA merges nothing and shows how hard the tasks themselves are.
+# Two things can be lost over many tasks: what was learned, and the ability to learn anything new (*plasticity*). And $\lambda(i) = 1/\sqrt i$
+# shrinks: of the hundredth task's $B$ the merge takes a tenth. Is a late task still learned? Its score just after it was learned, against
+# its number. One adapter a task shows how hard the tasks themselves are. **Predict**: which lines fall, that of the shrinking merge or that
+# of plain fine-tuning?
 
 # %%
 hundred = mbf.lessons.matrices_of("world-100")
 newest = {} if hundred is None else mbf.findings.newest(hundred, "labels")
-lines = {name: newest[name] for name in ("slao", "slao_mean", "slao_half", "slao_no_merge", "seqlora") if name in newest}
+shown = ("slao", "slao_ftba_mb", "slao_no_merge", "slao_mean", "seqlora", "per_task")
+lines = {name: newest[name] for name in shown if name in newest}
 picture = mbf.plots_results.newest(lines) if len(lines) > 1 and "seqlora" in lines else None
 mbf.lessons.keep(picture, "12-newest") if picture else print("No picture of the newest task.")
+
+# %% [markdown]
+# Over the last tenth of the tasks, in pairs: SLAO beside plain fine-tuning, and beside itself without the QR step, without the merge, and
+# with a merge that shrinks faster.
 
 # %%
 if newest:
     first, last = mbf.findings.ends(newest)
-    for name in last.columns.drop("seqlora", errors="ignore"):
-        print(mbf.findings.told(last, name, "seqlora", "newest task, mean over the last tenth of the tasks,"))
+    for other in [name for name in ("seqlora", "slao_ftba_mb", "slao_no_merge", "slao_mean") if name in last]:
+        print(mbf.findings.told(last, "slao", other, "newest task, mean over the last tenth of the tasks,"))
 
 # %% [markdown]
 # ## On the larger base
