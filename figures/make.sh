@@ -21,15 +21,19 @@ compare world-5 --orders 1,2,3 --methods "$ORDERED" --seeds 3 --save world-5-thr
 compare world-5 --methods "seqlora,$ABLATIONS" --seeds 12 --out runs/ablations --save world-5-ablations
 compare world-5 --methods slao,seqlora,inclora,olora --seeds 3 --named --save world-5-named
 compare world-5 --methods slao,seqlora,inclora --seeds 3 --model small --save world-5-small
-compare world-15 --methods slao,seqlora,ewc --seeds 3 --save world-15
+# Fifteen tasks: a setting that leaves the base of 64 dimensions no free direction before the last is replaced by one that lasts.
+compare world-15 --methods "slao,seqlora,ewc,per_task,replay,inclora,olora,nlora,loda,inflora eps_start=0.9,keeplora weight_energy=0.1 task_energy=0.95" --seeds 3 --save world-15
+hundred() { compare world-100 --epochs 4 --score-every 10 "$@"; }                    # 4 minutes a run
+hundred --methods slao,seqlora,zero_shot,per_task,replay,ewc,slao_no_merge,slao_merge_both,slao_mean,slao_half --seeds 1
+hundred --methods slao,seqlora,slao_ftba_mb,slao_no_merge --seeds 3
+mbf report runs/compare/world-100-o1-*-[0-9] --save world-100
 if [ -n "${MORE:-}" ]; then
     compare world-5 --methods "slao,seqlora,$BEST" --seeds 12 --save world-5-best
     compare world-5 --methods "slao,seqlora,$BEST" --seeds 3 --named --save world-5-named
     compare world-5 --methods "slao,seqlora,$BEST" --seeds 3 --model small --save world-5-small
     compare world-5 --methods "slao,seqlora,$BEST" --seeds 3 --model small --named --save world-5-small-named
-    # Fifteen tasks: a setting that leaves the base of 64 dimensions no free direction before the last is replaced by one that lasts.
     compare world-15 --methods "$ALL,$LASTING" --seeds 3 --save world-15
-    compare world-100 --methods "$ABLATIONS,seqlora,zero_shot,per_task,replay,ewc,lwf" --seeds 3 --epochs 4 --score-every 10 --save world-100
+    hundred --methods "$ABLATIONS,seqlora,zero_shot,per_task,replay,ewc,lwf" --seeds 3 --save world-100
 fi
 mbf report runs/compare-cpu/world-5-o1-{slao,seqlora,inclora,olora-*,inflora-*,keeplora-*,loda-*,ewc-*,magmax-*,knots-*,multi_task,per_task}-[0-2] --save world-5-shown
 rm figures/world-5-shown*.csv                                                               # the README's picture of some of them
@@ -41,9 +45,12 @@ for method in slao seqlora per_task slao_random slao_preserve slao_frea_mb; do
 done
 
 # Real rows, where MBF_DATA names the folder that holds O-LoRA's cl_benchmark. The base is made of the training texts of all fifteen
-# tasks (6 CPU-minutes); then come the four of order 1. lambda1 is chosen on their development rows.
+# tasks (7 CPU-minutes); then come the four of order 1, two minutes a run. Settings are chosen on development rows of another draw.
 [ -n "${MBF_DATA:-}" ] || exit 0
 rows=$MBF_DATA/cl_benchmark
 [ -d runs/real-base ] || mbf make-base runs/real-base --text "$rows:4" 2> runs/real-base.log
-mbf search "$rows" --order 1 --method olora --grid lambda1=0.004,0.02,0.1,0.5 --model runs/real-base --data-seed 0 --out runs/real-search
-compare "$rows" --methods slao,seqlora,olora,per_task,zero_shot --orders 1 --seeds 3 --model runs/real-base --out runs/real --save real-order-1
+choose() { mbf search "$rows" --order 1 --apart --model runs/real-base --device cpu --dtype float32 --out runs/real-search --workers "${WORKERS:-2}" --method "$@"; }
+choose olora --grid lambda1=0.004,0.02,0.1,0.5
+choose ewc --grid lam=0.1,1,10,100
+choose loda --grid rho=0,0.1,0.3,0.5
+compare "$rows" --methods "slao,seqlora,zero_shot,per_task,ewc lam=10,inclora,olora lambda1=0.02,loda rho=0,ema,slao_frea_mb,slao_merge_both" --orders 1 --seeds 3 --model runs/real-base --out runs/real --save real-order-1
