@@ -10,7 +10,7 @@ the released code's too; the paper adds lambda ||g_t - g_k||_1 of gradients. Wha
 is in treelora_released.py.
 """
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -28,11 +28,13 @@ class TreeLoRA(Method):
     card: ClassVar[Card] = Card("TreeLoRA", "Qian et al., ICML 2025, arXiv 2506.10355", "regularisation", "adapted",
                                 "distances, tree and strength as in the released code, of values of A instead of gradients",
                                 memory="linear")
+    halves: dict[tuple, tuple] = field(default_factory=dict, init=False, repr=False, compare=False)      # of this task's tree
 
     def start(self, task: Task) -> Start:
         past, start, modules = self.memory.setdefault("G", []), super().start(task), len(task.sites)
         self.memory.update(visits=[[0] * modules for _ in past], far=[[0.0] * modules for _ in past],
                            mean={path: torch.zeros_like(pair.A) for path, pair in start.lora.items()})
+        self.halves = {}
         self.memory["chosen"] = self.search(task, 0) if past else []
         return start
 
@@ -70,9 +72,16 @@ class TreeLoRA(Method):
         for l, path in enumerate(task.sites):
             chosen.append(min(tasks, key=lambda k: self.bound(k, l, step)))
             if len(tasks) > 1:
-                left, right, _ = split(changes(self.memory["G"], tasks, path), tasks)
+                left, right, _ = self.split(path, tasks)
                 tasks = left if chosen[l] in left else right
         return chosen
+
+    def split(self, path: str, tasks: list[int]) -> tuple[list[int], list[int], float]:
+        """`tree.split` of a node at one module: the same all through a task."""
+        key = (path, *tasks)
+        if key not in self.halves:
+            self.halves[key] = split(changes(self.memory["G"], tasks, path), tasks)
+        return self.halves[key]
 
     def bound(self, k: int, l: int, step: int) -> float:
         visits, far = self.memory["visits"][k][l], self.memory["far"][k][l]

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ..lora import Lora
 from ..method import Card, Task
-from .tree import changes, split
 from .treelora import TreeLoRA
 
 
@@ -43,9 +42,9 @@ class ReleasedTreeLoRA(TreeLoRA):
         score = score + score.min()
         first = int(torch.multinomial(score.sum(1).softmax(0), 1, generator=chance))
         if len(tasks) > 1:
-            half = next(half for half in split(changes(G, tasks, paths[0]), tasks)[:2] if first in half)
+            half = next(half for half in self.split(paths[0], tasks)[:2] if first in half)
             if len(half) > 1 and len(paths) > 1:
-                score[half] *= min(split(changes(G, half, paths[1]), half)[2], 1.5)
+                score[half] *= min(self.split(paths[1], half)[2], 1.5)
         score = score / (score.max() - score.min() + 1e-5)
         return torch.multinomial(score.softmax(0).T, 1, generator=chance)[:, 0].tolist()
 
