@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from mbf_utils.errors import InputError
 from mbf_utils.methods import make_method
 from mbf_utils.results import Run
 from mbf_utils.runs import run_stream
+from mbf_utils.sharding import prepare
 
 SETTINGS = {**FAST, "dropout": 0.0, "lr": 0.01, "batch_size": 1}
 METHODS = {"slao": {}, "sd_lora": {"rate": 5.0}, "keeplora": {"weight_energy": 0.1, "task_energy": 0.2}}
@@ -144,3 +146,15 @@ def test_accelerates_own_fsdp_on_the_cards_there_are_learns_what_one_card_learns
     shards, one = Run(tmp_path / "shards"), Run(tmp_path / "one")
     assert shards.config["effective_batch"] == one.config["effective_batch"] and len(shards.logs) == 5
     close(shards, one, 1e-3 if cards == 1 else 1e-2)
+
+
+def test_a_scaler_begins_anew_with_each_task():
+    """As in a run that is resumed at its boundary; elsewhere there is none."""
+    worn = torch.amp.GradScaler("cpu", init_scale=3.0)
+    accelerator = SimpleNamespace(scaler=worn, device=torch.device("cpu"), num_processes=1, distributed_type=DistributedType.NO,
+                                  prepare_optimizer=lambda optimizer: optimizer)
+    model, optimizer = prepare(SimpleNamespace(model="model"), "optimizer", accelerator)
+    assert (model, optimizer) == ("model", "optimizer") and accelerator.scaler.get_scale() == 65536.0
+    accelerator.scaler = None
+    prepare(SimpleNamespace(model="model"), "optimizer", accelerator)
+    assert accelerator.scaler is None
