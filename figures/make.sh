@@ -27,6 +27,7 @@ hundred() { compare world-100 --epochs 4 --score-every 10 "$@"; }               
 hundred --methods slao,seqlora,zero_shot,per_task,replay,ewc,slao_no_merge,slao_merge_both,slao_mean,slao_half --seeds 1
 hundred --methods slao,seqlora,slao_ftba_mb,slao_no_merge --seeds 3
 mbf report runs/compare/world-100-o1-*-[0-9] --save world-100
+python figures/sizes.py                                                                     # of their last pairs
 if [ -n "${MORE:-}" ]; then
     compare world-5 --methods "slao,seqlora,$BEST" --seeds 12 --save world-5-best
     compare world-5 --methods "slao,seqlora,$BEST" --seeds 3 --named --save world-5-named

@@ -206,5 +206,7 @@ pd.concat({reading: table[["mean", "half", "verdict"]].round(1) for reading, tab
 # - Two runs of one seed are a pair; the interval of the paired difference says what the runs carry and what not.
 # - The table above says what matters *here*: a small generated world and a model of 0.2 million parameters. The paper's table is
 #   from another scale, and where the two disagree neither refutes the other.
+# - Five tasks do not show everything: over a hundred, the QR step matters for how well a new task is still learned (*A hundred tasks* in
+#   [12_results](12_results.ipynb)).
 #
 # Next: [05_theory_measured](05_theory_measured.ipynb) holds the paper's bounds against what was measured.

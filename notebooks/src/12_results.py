@@ -115,6 +115,19 @@ if newest:
         print(mbf.findings.told(last, "slao", other, "newest task, mean over the last tenth of the tasks,"))
 
 # %% [markdown]
+# What does the training leave after so many tasks? The norms of the last fine-tuned pair (over all modules), and how many directions the
+# update uses, of 8. What is merged never reaches the training: sequential LoRA trains as SLAO without its QR step.
+
+# %%
+file = mbf.lessons.ROOT / "figures" / "world-100-sizes.csv"
+sizes = pd.read_csv(file).query("method in ('slao', 'seqlora')") if file.is_file() else None
+sizes.pivot_table(index="method", columns="factor", values=["norm", "effective"]).round(1) if sizes is not None else print("Not measured.")
+
+# %% [markdown]
+# The QR step gives $A$'s rows length 1 again before each task, and right angles. Without it both factors grow, and their product faster still,
+# along fewer directions.
+
+# %% [markdown]
 # ## On the larger base
 
 # %%
