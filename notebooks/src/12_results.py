@@ -46,7 +46,7 @@ pd.DataFrame({name: {"runs": len(each), "methods": each["method"].nunique(), "or
 # sequential LoRA on every stream?
 
 # %%
-few = ["slao", "seqlora", "inclora", "olora", "inflora", "keeplora", "ewc", "magmax", "knots", "lilora", "share", "per_task", "multi_task", "replay"]
+few = ["slao", "seqlora", "inclora", "olora", "inflora", "keeplora", "loda", "ewc", "magmax", "knots", "lilora", "share", "per_task", "multi_task", "replay"]
 mbf.lessons.results("world-5", few, model="tiny", named=False)
 
 # %% [markdown]
