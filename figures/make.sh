@@ -22,7 +22,7 @@ compare world-5 --methods "seqlora,$ABLATIONS" --seeds 12 --out runs/ablations -
 compare world-5 --methods slao,seqlora,inclora,olora --seeds 3 --named --save world-5-named
 compare world-5 --methods slao,seqlora,inclora --seeds 3 --model small --save world-5-small
 # Fifteen tasks: a setting that leaves the base of 64 dimensions no free direction before the last is replaced by one that lasts.
-compare world-15 --methods "slao,seqlora,ewc,per_task,replay,inclora,olora,nlora,loda,inflora eps_start=0.9,keeplora weight_energy=0.1 task_energy=0.95" --seeds 3 --save world-15
+compare world-15 --methods "slao,seqlora,ewc,per_task,replay,inclora,olora,loda,inflora eps_start=0.9,keeplora weight_energy=0.1 task_energy=0.95" --seeds 3 --save world-15
 hundred() { compare world-100 --epochs 4 --score-every 10 "$@"; }                    # 4 minutes a run
 hundred --methods slao,seqlora,zero_shot,per_task,replay,ewc,slao_no_merge,slao_merge_both,slao_mean,slao_half --seeds 1
 hundred --methods slao,seqlora,slao_ftba_mb,slao_no_merge --seeds 3
