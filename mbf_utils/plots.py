@@ -152,6 +152,7 @@ def comparison(table: pd.DataFrame, value: str = "AA", error: str | None = None,
     by = {"options": "the best of the labels", "score": "each task's own score"}.get(value.rpartition("_")[2], "exact match")
     subtitle = f"Scored by {by}. " if "%" in name else ""
     subtitle += f"Bars: one standard deviation over {over}." if np.isfinite(spread).any() else "One seed: no spread."
+    subtitle += " Without a bar: one seed, which tells nothing apart." * bool(0 < np.isfinite(spread).sum() < len(spread))
     leads = who_leads(value, name, methods, titles, values, spread, list(table[ranks]) if ranks in table.columns else None)
     figure = canvas(WIDTH, 1.5 + (0.42 if len(table) < 16 else 0.3) * len(table), title or leads, subtitle + marked(methods))
     axis = figure.subplots()

@@ -201,6 +201,12 @@ def test_a_page_made_of_a_notebook_carries_the_alt_text():
     assert 'alt="Is yelp &lt; amazon? Right answers in %' in page
 
 
+def test_a_method_with_one_seed_among_others_is_said_to_tell_nothing():
+    table = pd.DataFrame({"method": ["slao", "ewc"], "AA": [14.0, 17.0], "AA_sd": [1.8, np.nan]})
+    assert subtitle(plots.comparison(table)).endswith("Without a bar: one seed, which tells nothing apart.")
+    assert "Without a bar" not in subtitle(plots.comparison(table.fillna(1.0)))
+
+
 def test_a_picture_of_all_methods_keeps_the_colour_of_each():
     """In few colours: each method's own is there, or one near it (24 of 255 in each of red, green and blue)."""
     from io import BytesIO

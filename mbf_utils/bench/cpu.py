@@ -40,7 +40,7 @@ def bench(out: str | Path, quick: bool = False, only: list[str] | None = None) -
         "geometry": lambda: spectra(table, 2 * size.layers, size.hidden, 5 if quick else 15),
         "geometry, dense": lambda: against_dense(table, 256 if quick else 1024, 3),
         "activations": lambda: activations(table),
-        "redraws": lambda: redraws(table, 20 if quick else 100),
+        **({} if quick else {"redraws": lambda: redraws(table)}),        # of pictures in their full size: a minute
         "scaling": lambda: scaling(table, 3 if quick else 9, 512 if quick else 2048),
         **{f"memory, {name}": partial(over_tasks, name, table, counts) for name in GROWING},
         **{f"memory, {name}": partial(over_tasks, name, table, counts if quick else (*counts, 400)) for name in CONSTANT},
