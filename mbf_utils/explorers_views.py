@@ -54,7 +54,7 @@ def shares(runs: Sequence[Run]) -> Explorer:
         tables = {method: table(method, top) for method in methods}
         return plots_views.shares(tables, names), plots_views.shares_in_words(tables, top, names)
 
-    on = tuple(runs)[:2] + (tuple(runs)[-1:] if len(runs) > 2 else ())
+    on = tuple(dict.fromkeys((list(runs)[0], list(runs)[-1])))
     return explore(draw, {"top": Steps("directions of each earlier update", 1, most, max(1, most // 2)),
                           "methods": Several("methods", [(title_of(method), method) for method in runs], on, AT_ONCE)},
                    static=[{"top": most}, {"top": max(1, most // 8)}])

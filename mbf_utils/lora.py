@@ -64,18 +64,19 @@ def whole(M: Tensor) -> Pair:
 
 
 def svd(pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
-    """B A = U diag(S) V^T: U (d_out, k), S (k,) descending, V^T (k, d_in), k = min(d_out, d_in, r), float32 or better.
+    """B A = U diag(S) V^T: U (d_out, k), S (k,) descending, V^T (k, d_in), k = min(d_out, d_in, r), float32 or better. Many
+    pairs at once have further dimensions in front.
 
     QR of both factors, then an SVD of a small core; no (d_out, d_in) matrix is formed. Signs are fixed (the largest
     entry of each left vector is positive), so runs repeat.
     """
     Qb, Rb = torch.linalg.qr(lifted(pair.B))                         # (d_out, m), (m, r) with m = min(d_out, r)
-    Qa, Ra = torch.linalg.qr(lifted(pair.A).T)                       # (d_in, n), (n, r) with n = min(d_in, r)
-    U, S, Vt = torch.linalg.svd(Rb @ Ra.T, full_matrices=False)      # the core: (m, n)
-    U, Vt = Qb @ U, Vt @ Qa.T
-    top = U.gather(0, U.abs().argmax(0, keepdim=True))               # (1, k)
+    Qa, Ra = torch.linalg.qr(lifted(pair.A).mT)                      # (d_in, n), (n, r) with n = min(d_in, r)
+    U, S, Vt = torch.linalg.svd(Rb @ Ra.mT, full_matrices=False)     # the core: (m, n)
+    U, Vt = Qb @ U, Vt @ Qa.mT
+    top = U.gather(-2, U.abs().argmax(-2, keepdim=True))             # (1, k)
     sign = torch.where(top < 0, -1.0, 1.0).to(U.dtype)
-    return U * sign, S, sign.T * Vt
+    return U * sign, S, sign.mT * Vt
 
 
 def truncate(pair: Pair, rank: int | None) -> tuple[Pair, float]:

@@ -136,12 +136,13 @@ def shares(tables: Mapping[str, pd.DataFrame], names: Sequence[str] | None = Non
     for axis, (method, table) in zip(axes, whole.items()):
         tasks = sorted(table.task.unique())
         for offset, column, opacity in ((-0.21, "value", 1.0), (0.21, "expected", RANDOM)):
-            base = np.zeros(len(tasks))
+            edges = np.add.outer(np.array(tasks) + offset, (-0.2, 0.2, 0.2)).ravel()       # of every bar; at the third a gap
+            base, gap = np.zeros(len(tasks)), np.tile((True, True, False), len(tasks))
             for piece, words, shade, hatch in PIECES:
-                height = table[table.piece == piece].sort_values("task")[column].to_numpy()
-                axis.bar(np.array(tasks) + offset, height, 0.4, bottom=base, color=shade, alpha=opacity, hatch=hatch,
-                         edgecolor="white", linewidth=0, label=words if opacity == 1 else None)
-                base = base + np.nan_to_num(height)
+                top = base + np.nan_to_num(table[table.piece == piece].sort_values("task")[column].to_numpy())
+                axis.fill_between(edges, np.repeat(base, 3), np.repeat(top, 3), where=gap, facecolor=shade, alpha=opacity,
+                                  hatch=hatch, edgecolor="white", linewidth=0, label=words if opacity == 1 else None)
+                base = top
         labels = [short(f"{task} {names[task - 1]}", 12) for task in tasks] if names else tasks
         axis.set_xticks(tasks, labels, rotation=30 if names else 0, ha="right" if names else "center", rotation_mode="anchor")
         axis.set(ylim=(0, 1), yticks=(0, 0.25, 0.5, 0.75, 1))

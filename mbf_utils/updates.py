@@ -78,11 +78,12 @@ def shares(changed: list[Lora], top: int | None = None) -> pd.DataFrame:
     for path in paths_of(changed):
         pair = padded(changed, path)
         found = spans(pair, top)                                     # {"dW rows": (T, k, d_in), "dW columns": (T, k, d_out)}
+        U, S, Vt = svd(pair)                                         # (T, d_out, k), (T, k), (T, k, d_in)
         d_out, d_in = _shape(changed[0][path])
         P, Q = found["dW rows"][0, :0], found["dW columns"][0, :0]
         for i in range(1, len(changed)):
             P, Q = _wider(P, found["dW rows"][i - 1]), _wider(Q, found["dW columns"][i - 1])     # (p, d_in), (q, d_out)
-            inside = _inside(Pair(pair.A[i], pair.B[i]), P, Q)
+            inside = _inside(U[i], S[i], Vt[i], P, Q)
             p, q = len(P) / d_in, len(Q) / d_out
             expected = (p, q, p * q, (1 - p) * (1 - q))
             rows += [(i + 1, path, part, *values, inside[1]) for part, *values in zip(PARTS, inside[0], expected)]
@@ -97,9 +98,8 @@ def _wider(Q: Tensor, P: Tensor) -> Tensor:
     return torch.cat([Q, Vt[S > NEGLIGIBLE]])
 
 
-def _inside(D: Pair, P: Tensor, Q: Tensor) -> tuple[tuple[float, ...], float]:
-    """(the shares of PARTS, ||D||_F^2) from the thin SVD D = U diag(S) V^T."""
-    U, S, Vt = svd(D)
+def _inside(U: Tensor, S: Tensor, Vt: Tensor, P: Tensor, Q: Tensor) -> tuple[tuple[float, ...], float]:
+    """(the shares of PARTS, ||D||_F^2) of D = U diag(S) V^T."""
     whole = S.square().sum()
     left, right = Q @ (U * S), Vt @ P.T                              # (q, k), (k, p)
     rows = (S[:, None] * right).square().sum()

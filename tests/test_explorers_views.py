@@ -29,7 +29,7 @@ def test_placement_shows_one_task_of_one_method_or_the_mean(runs):
 
 def test_shares_count_so_many_directions_of_each_earlier_update(runs):
     explorer = explorers_views.shares(runs)
-    assert explorer.values == {"top": 8, "methods": ("slao", "seqlora", "per_task")}
+    assert explorer.values == {"top": 8, "methods": ("slao", "per_task")}
     said = move(explorer, top=2, methods=("per_task",))
     own = over_modules(anatomy.shares(runs[2], 2)).query("part == 'own' and task == 5")
     assert f"One adapter a task (oracle) {100 * own.value.item():.1f} (of a random one {100 * own.expected.item():.1f})" in said

@@ -130,6 +130,14 @@ def test_the_svd_of_a_pair_is_that_of_its_product(rank, d_in, d_out):
     assert (U.gather(0, U.abs().argmax(0, keepdim=True)) > 0).all()
 
 
+def test_the_svd_of_many_pairs_is_that_of_each():
+    pairs = [normal(3, 8, 6, seed) for seed in range(4)]
+    many = svd(Pair(torch.stack([pair.A for pair in pairs]), torch.stack([pair.B for pair in pairs])))
+    for k, pair in enumerate(pairs):
+        for found, alone in zip(many, svd(pair)):
+            torch.testing.assert_close(found[k], alone, rtol=1e-12, atol=1e-12)
+
+
 def test_the_inner_product_is_that_of_the_dense_matrices():
     one, other = normal(3, 9, 5, seed=1), normal(2, 9, 5, seed=2)
     torch.testing.assert_close(inner(one, other), (dense(one) * dense(other)).sum())

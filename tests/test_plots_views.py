@@ -83,15 +83,18 @@ def test_shares_are_stacked_to_one():
     assert found.groupby("task").value.sum().tolist() == pytest.approx([1, 1])
     assert found.groupby("task").expected.sum().tolist() == pytest.approx([1, 1])
     figure = plots.shares({"slao": table}, ["one", "two", "three"])
-    bars = figure.axes[0].containers
-    heights = {bar.get_label(): [patch.get_height() for patch in bar] for bar in bars if not bar.get_label().startswith("_")}
-    assert heights == {"rows and columns": pytest.approx([0.2, 0.2]), "rows alone": pytest.approx([0.4, 0.4]),
-                       "columns alone": pytest.approx([0.1, 0.1]), "its own": pytest.approx([0.3, 0.3])}
-    pale = [bar for bar in bars if bar.get_label().startswith("_")]
-    assert [patch.get_height() for bar in pale for patch in bar][::2] == pytest.approx([0.01, 0.09, 0.09, 0.81])
-    assert all(patch.get_alpha() < 1 for bar in pale for patch in bar)
+    strong, pale = figure.axes[0].collections[:4], figure.axes[0].collections[4:]
+    boxes = [[path.get_extents() for path in piece.get_paths()] for piece in (*strong, *pale)]         # a piece's bars, task by task
+    assert [[box.height for box in bars] for bars in boxes[:4]] == [pytest.approx([size] * 2) for size in (0.2, 0.4, 0.1, 0.3)]
+    assert [bars[0].height for bars in boxes[4:]] == pytest.approx([0.01, 0.09, 0.09, 0.81])
+    for one in (boxes[:4], boxes[4:]):                                                                 # each stands on the last
+        assert [bars[1].y0 for bars in one] == pytest.approx([0, *(bars[1].y1 for bars in one[:3])]) and one[3][1].y1 == pytest.approx(1)
+    assert [piece.get_label() for piece in strong] == ["rows and columns", "rows alone", "columns alone", "its own"]
+    assert all(piece.get_label().startswith("_") and piece.get_alpha() < 1 for piece in pale)
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["2 two", "3 three"]
-    assert all(bar[0].get_x() + 0.2 < 2 < other[0].get_x() + 0.2 for bar, other in zip(bars[:4], pale))
+    for task in (2, 3):
+        assert all(task - 0.5 < bars[task - 2].x0 < bars[task - 2].x1 < task for bars in boxes[:4])
+        assert all(task < bars[task - 2].x0 < bars[task - 2].x1 < task + 0.5 for bars in boxes[4:])
 
 
 def test_the_title_of_shares_tells_what_is_the_last_tasks_own():
