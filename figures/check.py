@@ -1,7 +1,9 @@
 """Re-makes the tables and figures of this folder in a copy of the tree and says which of the committed ones differ.
 
-    python figures/check.py [--keep FOLDER] [SCRIPT ...]      by default make.sh; another of this folder's scripts by its name
+    python figures/check.py [--keep FOLDER] [SCRIPT ...]      some of this folder's scripts; by default all that make something of
+                                                              it: search.sh (settings), make.sh (runs, tables), pictures.sh
 
+bench.csv and bench-gpu.csv with their pictures are measured times: `mbf bench` takes them anew, and they are not the same twice.
 Nothing in this folder changes. A table is *equal* (the same bytes), *within N* (the same rows, no number further apart than N) or
 *other*; a picture is equal or differs. On another processor or with another torch, "within" is what to expect. The runs of an earlier
 check are resumed where --keep names its folder. Exits with 1 where something is missing or other.
@@ -9,6 +11,7 @@ check are resumed where --keep names its folder. Exits with 1 where something is
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -53,7 +56,7 @@ def apart(one: Path, other: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("scripts", nargs="*", default=["make.sh"])
+    parser.add_argument("scripts", nargs="*", default=["search.sh", "make.sh", "pictures.sh"])
     parser.add_argument("--keep", help="folder of the copy; default: a temporary one")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -65,7 +68,7 @@ def main() -> int:
         before = {path.name: (made / path.name).stat().st_mtime_ns for path in committed}
         for script in arguments.scripts:
             runner = [sys.executable] if script.endswith(".py") else ["bash"]
-            subprocess.run([*runner, str(made / script)], cwd=tree, check=True)
+            subprocess.run([*runner, str(made / script)], cwd=tree, check=True, env=os.environ | {"PYTHONPATH": str(tree)})
         found = {path.name: "not re-made here" if not (made / path.name).exists() or (made / path.name).stat().st_mtime_ns == before[path.name]
                  else apart(made / path.name, path) for path in committed}
         found |= {path.name: "new" for path in made.iterdir() if path.suffix in (".csv", ".png") and path.name not in found}

@@ -39,11 +39,14 @@ fi
 mbf report runs/compare-cpu/world-5-o1-{slao,seqlora,inclora,olora-*,inflora-*,keeplora-*,loda-*,ewc-*,magmax-*,knots-*,multi_task,per_task}-[0-2] --save world-5-shown
 rm figures/world-5-shown*.csv                                                               # the README's picture of some of them
 python figures/similarity.py                                                                # two tasks, alike to a chosen degree
+python figures/one_factor.py                                                                # notebook 01's B alone, A alone
 
-# The runs that the notebooks load: seed 0 of order 1.
+# The runs that the notebooks load: seed 0 of order 1, and those of methods and tasks that two of the notebooks make up themselves.
 for method in slao seqlora per_task slao_random slao_preserve slao_frea_mb; do
     mbf run world-5 --method "$method" --out "notebooks/runs/$method" > /dev/null
 done
+mbf run world-5 --method seqlora --named --out notebooks/runs/seqlora_named > /dev/null
+python notebooks/build.py --runs 09 10
 
 # Real rows, where MBF_DATA names the folder that holds O-LoRA's cl_benchmark. The base is made of the training texts of all fifteen
 # tasks (7 CPU-minutes); then come the four of order 1, two minutes a run. Settings are chosen on development rows of another draw.

@@ -67,8 +67,11 @@ def method_of(run: Run) -> Method:
 
 def task_of(run: Run, i: int, lora: Lora) -> Task:
     """Task i (from 1) as the run's method met it, without its rows; lora: any of the run's adapters, for the modules' widths."""
-    settings = run.config["settings"]
-    sites = {path: (pair.A.shape[1], pair.B.shape[0]) for path, pair in lora.items()}
+    settings, modules = run.config["settings"], run.logs[i - 1].get("modules")
+    if not isinstance(modules, list) or sorted(modules) != sorted(lora):
+        raise InputError(f"expected the names of the {len(lora)} adapted modules in the model's order as \"modules\" in log.json of task {i} "
+                         f"in {run.folder}, without which its random start cannot be drawn again, found {modules!r:.80}: learn it anew")
+    sites = {path: (lora[path].A.shape[1], lora[path].B.shape[0]) for path in modules}
     return Task(i, run.names[i - 1], [], settings["rank"], settings["alpha"] / settings["rank"], sites, run.config["seed"], len(run.names))
 
 

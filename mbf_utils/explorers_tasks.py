@@ -44,7 +44,7 @@ def merge(runs: Mapping[str, Run], rows: int | None = ROWS, stream: Stream | Non
         return plots_merge.merged_anew(table, weighed, how, labels[training]), words
 
     first = next(iter(runs))
-    return explore(draw, {"merge": MERGED, "schedule": SCHEDULES, "p": Slide("p, or the constant", 0, 2, 0.05, 0.5),
+    return explore(draw, {"merge": MERGED, "schedule": SCHEDULES, "p": Slide("p of 1/iᵖ, or the constant", 0, 2, 0.05, 0.5),
                           "training": Choice("tasks start from", trainings, first), "after": Steps("after task", 1, T, T)},
                    static=[{}, {"merge": "AB", "schedule": "mean"}])
 

@@ -4,7 +4,8 @@ Everything is read off the factors A (r, d_in) and B (d_out, r): r x r matrices 
 dimensions, which ask about the base weight itself). A list of Loras holds the adapters of tasks 1, 2, ... T; a table has one
 row a measurement: task (or task_i, task_j), module, factor, value. The mean over modules: table.groupby([...]).value.mean().
 
-Tables are computed in float64 on the CPU, whatever type the factors came in. Undefined values (the direction of a zero
+Tables are computed in float64 on the CPU, whatever type the factors came in, module by module, all tasks of a module at once. (All
+modules at once take as long, for LAPACK does one matrix after the other, and their number times the memory.) Undefined values (the direction of a zero
 matrix) are NaN.
 """
 from __future__ import annotations

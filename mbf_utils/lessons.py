@@ -149,11 +149,18 @@ def pool(folder: str | Path, value: str = "AA_options") -> tuple[Picture, pd.Dat
     return comparison(counted, value, over="the runs, their number in brackets"), found  # type: ignore[return-value]
 
 
-def check(answer, right, hint: str) -> str:
-    """"Right." where a number (or each number of a sequence) equals `right` to 1e-6 relative, else what to think of."""
+def check(answer, right, hint: str, within: float = 1e-9) -> str:
+    """"Right." where a number (or each number of a sequence) equals `right` to 1e-6 relative or to `within`, else what to think of.
+
+    answer: also a function without arguments that gives it; what it raises is told, for the exercise may not be begun.
+    """
     try:
-        pairs = list(zip(answer, right, strict=True)) if hasattr(right, "__len__") else [(answer, right)]
-        good = all(math.isclose(float(a), float(b), rel_tol=1e-6, abs_tol=1e-9) for a, b in pairs)
+        found = answer() if callable(answer) else answer
+    except Exception as error:
+        return f"Not yet: {hint} ({type(error).__name__}: {error})"
+    try:
+        pairs = list(zip(found, right, strict=True)) if hasattr(right, "__len__") else [(found, right)]
+        good = all(math.isclose(float(a), float(b), rel_tol=1e-6, abs_tol=within) for a, b in pairs)
     except (TypeError, ValueError):
         good = False
     return "Right." if good else f"Not yet: {hint}"

@@ -31,9 +31,14 @@ LOOKS = MappingProxyType({                              # name: colour, marker, 
     "slao_random": ("#12B5CB", "v", "--"), "slao_last_merged": ("#0B2A6F", "^", "-."), "slao_preserve": ("#7D6BE0", "D", ":"),
     "slao_mean": ("#4FB0E8", "<", "--"), "slao_half": ("#1D1D5C", ">", "-."), "slao_no_merge": ("#8E5BD0", "p", ":"),
     "exact match": ("#D55E00", "s", "-"), "best of the labels": ("#56B4E9", "o", "--"),        # two readings of one run
-    "without names": ("#D55E00", "s", "-"), "with names": ("#56B4E9", "o", "--"),              # two kinds of prompts
+    "prompts without names": ("#D55E00", "s", "-"), "prompts with names": ("#56B4E9", "o", "--"),
 })                                                      # a method without a row here gets its look from its name
 MARKERS = ("v", "<", ">", "p", "h", "d", "8")
+# and another marker, where one of a colour that some eyes see as the same has it too
+APART = MappingProxyType(dict(
+    oplora="v", corda_ipm="<", osf="p", am_lora="8", gainlora_olora="v", ema_mean="s", ties="v", ties_running="h", magmax="p", knots="d",
+    opcm="d", p_and_m="^", lori="v", c_lora=">", mora="h", mora_merged="D", lilora="s", lilora_released="p", share="8",
+    treelora_released="P", slao_ftba_mba="h"))
 
 
 def colour(method: str) -> str:
@@ -52,7 +57,7 @@ def look(method: str) -> tuple[str, str]:
     """(marker, line)."""
     if method in LOOKS:
         return LOOKS[method][1:]
-    return MARKERS[hashlib.sha3_256(method.encode()).digest()[3] % len(MARKERS)], "-"
+    return APART.get(method, MARKERS[hashlib.sha3_256(method.encode()).digest()[3] % len(MARKERS)]), "-"
 
 
 def told(method: str) -> bool:

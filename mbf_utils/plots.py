@@ -80,7 +80,7 @@ def forgetting_curves(matrices: Mapping, title: str | None = None, reading: str 
     rows = len(shown) // columns + 1
     seeds = max(len(values) for values in scores.values())
     spread = "One seed." if seeds == 1 else f"Lines: mean of {seeds} seeds; bands: one standard deviation."
-    subtitle = f"Scored by {reading}. {spread} Dotted: the task itself is learned.{marked(list(scores))}"
+    subtitle = f"Scored by {reading}. {spread} Dotted line: where the task is learned.{marked(list(scores))}"
     if len(shown) < len(tasks):
         subtitle += f" {len(shown)} of {len(tasks)} tasks shown."
     figure = canvas(WIDTH, 0.9 + rows * (2.7 if rows < 3 else 2.15), title or what_is_kept(so_far), subtitle)

@@ -4,9 +4,12 @@ from __future__ import annotations
 import pandas as pd
 
 from .errors import InputError
+from .looks import colour, look
 from .plots import WIDTH, Picture, canvas
+from .titles import title_of
 
 HOLDS, FAILS = "#0072B2", "#D55E00"
+OTHERS = (("#E69F00", "^"), ("#CC79A7", "P"), ("#222222", "v"), ("#56B4E9", "s"), ("#7A4B2A", "X"))       # lines that are no method's
 
 
 def goals(table: pd.DataFrame, title: str | None = None) -> Picture:
@@ -21,10 +24,10 @@ def goals(table: pd.DataFrame, title: str | None = None) -> Picture:
     axis.set_xscale("log")
     for row, each in enumerate(table.itertuples()):
         values = [max(value / each.bound, 1e-3) for value in (each.low, each.value, each.high)]
-        colour = HOLDS if each.holds else FAILS
-        axis.plot(values[::2], [row, row], color=colour, linewidth=2.2)
-        axis.plot(values[1], row, marker="o" if each.holds else "s", color=colour, markersize=9,
-                  markerfacecolor=colour if each.holds else "white", linestyle="none")
+        shade = HOLDS if each.holds else FAILS
+        axis.plot(values[::2], [row, row], color=shade, linewidth=2.2)
+        axis.plot(values[1], row, marker="o" if each.holds else "s", color=shade, markersize=9,
+                  markerfacecolor=shade if each.holds else "white", linestyle="none")
         axis.annotate(f"{each.value:.3g} ({each.wanted})", (1.01, row), xycoords=("axes fraction", "data"), va="center",
                       fontsize=11)
     axis.set_yticks(range(len(table)), table["goal"], fontsize=11)
@@ -44,10 +47,12 @@ def growth(table: pd.DataFrame, item: str = "scaling", unit: str = "ms", title: 
     steepest = slopes.idxmax()
     figure = canvas(WIDTH, 4.6, title or f"Nothing grows faster than size^{slopes.max():.1f}: {steepest}",
                     f"Median time on log-log axes with the fitted slope (1: linear, 0: constant), on {rows['machine'].iloc[0]}.")
-    axis = figure.subplots()
-    for k, (case, slope) in enumerate(slopes.items()):
+    axis, others = figure.subplots(), 2 * list(OTHERS)
+    for case, slope in slopes.items():
         points = rows[rows["case"].str.startswith(f"{case}: ")]
-        axis.plot(points["case"].str.rpartition(": ")[2].astype(float), points["value"], marker="os^DvPX"[k % 7], linewidth=2,
+        method = next((name for name in ("slao", "olora") if case.startswith(f"{title_of(name)}'s ")), None)
+        shade, marker = (colour(method), look(method)[0]) if method else others.pop(0)
+        axis.plot(points["case"].str.rpartition(": ")[2].astype(float), points["value"], marker=marker, linewidth=2, color=shade,
                   label=f"{case} ({slope:.2f})")
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")

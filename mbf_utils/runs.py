@@ -128,6 +128,7 @@ def conclude(stream: Stream, method: Method, task: Task, tuned: Lora, adapted: A
                                            settings.eval_batch_size, see)
     if method.card.routes:                          # what the adapter is worth where nobody runs the router
         log["plain_exact"] = [_score(adapted, tokenizer, other, settings).exact for other in stream[:index]]
+    log["modules"] = list(task.sites)               # in the model's order, in which a fresh start is drawn; adapters hold them sorted
     log["rows"] = [len(getattr(other, settings.evaluate_on)) for other in stream]
     log["seconds_evaluate"] = time.perf_counter() - began
 

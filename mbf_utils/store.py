@@ -5,7 +5,7 @@
     matrix-score.csv                    the same by each task's own score, where that is not exact match everywhere
     memory.safetensors, memory.json     what the method remembers
     tasks/03-yelp/{result,tuned}/       standard PEFT adapters: the model after task 3, and what was trained
-    tasks/03-yelp/log.json              losses and times
+    tasks/03-yelp/log.json              losses, times, the modules' names
     checkpoint-04-000120/               inside task 4: all that a restart needs
 
 One rename commits a task: its folder, written under a temporary name, carries the new matrices and memory inside. Then they

@@ -2,6 +2,7 @@
 
     python notebooks/build.py            builds those that are not fresh
     python notebooks/build.py 00 04      builds these, fresh or not
+    python notebooks/build.py --runs 09  builds it, and stores the runs that its catch-up cells load (notebooks/runs/own_...)
     python notebooks/build.py --check    executes nothing; names those that are not fresh and exits with 1
 
 A notebook is fresh if its metadata carries the digest of its source and of what it uses (uses.py): the package's modules that
@@ -16,6 +17,7 @@ import os
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import jupytext
@@ -118,12 +120,27 @@ def clean(cell: nbformat.NotebookNode) -> list:
     return kept
 
 
-def execute(source: Path) -> str:
-    """The executed notebook as text."""
+def storing(notebook: nbformat.NotebookNode) -> str:
+    """Code that stores a notebook's own runs under the names by which its catch-up cells load them."""
+    loads = [re.fullmatch(r'(\w+) = mbf\.lessons\.committed\("(own_\w+)"\)', line) for cell in notebook.cells
+             if "skip-execution" in cell.metadata.get("tags", []) for line in cell.source.splitlines()]
+    return "import shutil\n" + "".join(f"""\
+shutil.rmtree("runs/{load[2]}", ignore_errors=True)
+shutil.copytree({load[1]}.folder, "runs/{load[2]}", ignore=shutil.ignore_patterns(".*"))
+""" for load in loads if load)
+
+
+def execute(source: Path, store: bool = False) -> str:
+    """The executed notebook as text. store: its own runs into notebooks/runs too."""
     notebook, built_from = read(source), digest(source)
+    if store:
+        notebook.cells.append(nbformat.v4.new_code_cell(storing(notebook)))
     NotebookClient(notebook, kernel_name="python3", startup_timeout=300, timeout=900, record_timing=False,
                    store_widget_state=False, extra_arguments=["--log-level=40"],
                    resources={"metadata": {"path": str(HERE)}}).execute()
+    if store:
+        notebook.cells.pop()
+        built_from = digest(source)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
@@ -162,10 +179,10 @@ def write(path: Path, text: str) -> None:
     os.replace(unfinished, path)
 
 
-def build(source: Path) -> str | None:
+def build(source: Path, store: bool = False) -> str | None:
     """Executes and writes one notebook and its learners' copy; returns what went wrong, having written nothing."""
     try:
-        text = execute(source)
+        text = execute(source, store)
     except (CellExecutionError, CellControlSignal, RuntimeError) as error:
         return f"{source.name}: {error}"
     write(notebook_path(source), text)
@@ -204,6 +221,7 @@ def check() -> int:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("numbers", nargs="*", metavar="NN", help="notebooks to build, by number")
+    parser.add_argument("--runs", action="store_true", help="also store the runs that catch-up cells load")
     parser.add_argument("--check", action="store_true", help="compare digests only")
     chosen = parser.parse_args(arguments)
     if chosen.check:
@@ -216,7 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = [source for source in sources() if (source.name[:2] in chosen.numbers if chosen.numbers else stale(source))]
     failed = False
     with ThreadPoolExecutor(max_workers=2) as workers:
-        for source, problem in zip(wanted, workers.map(build, wanted)):
+        for source, problem in zip(wanted, workers.map(partial(build, store=chosen.runs), wanted)):
             print(problem or f"built {source.stem}", file=sys.stderr if problem else sys.stdout, flush=True)
             failed = failed or bool(problem)
     if not wanted:

@@ -1,5 +1,6 @@
 """A loop of somebody else's learns what ours learns: a plain PyTorch loop bit for bit, transformers' Trainer to rounding."""
 import os
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -153,7 +154,8 @@ def sft(tmp_path):
                 "max_grad_norm", "lr_scheduler_type", "train_sampling_strategy", "use_cpu", "report_to", "save_strategy",
                 "disable_tqdm", "logging_strategy", "remove_unused_columns")
         arguments = trl.SFTConfig(str(tmp_path), **{key: getattr(like.args, key) for key in same}, bf16=False, max_length=None,
-                                  gradient_checkpointing=False, dataset_kwargs={"skip_prepare_dataset": True}, **options)
+                                  gradient_checkpointing=False, dataset_kwargs={"skip_prepare_dataset": True},
+                                  **({"loss_type": "nll"} | options))             # some versions have another by default
         one_by_one = [padded([row]) for row in windows_of(index, tokenizer)[0]]
         return trl.SFTTrainer(model=continual.model, args=arguments, train_dataset=datasets.Dataset.from_list(like.train_dataset),
                               data_collator=None if "padding_free" in options else like.data_collator, processing_class=tokenizer,
@@ -172,13 +174,16 @@ def test_trls_sft_trainer_learns_what_our_loop_learns(name, ours, sft):
         close(latest(continual), ours(name)[0][index - 1])
 
 
-def test_what_trls_loss_cannot_hold_is_refused(sft):
+def test_what_trls_loss_cannot_hold_is_refused(sft, ours):
     model, tokenizer = toy_model()
-    continual = Continual(model, method_of("lwf"), **LORA)
+    continual = Continual(model, method_of("lwf"), batch_size=SETTINGS["batch_size"], **LORA)
     sft(continual, 1, tokenizer).train()            # the first task has no penalty yet
-    with pytest.raises(InputError, match="expected logits for the penalty of LwF.*use transformers' Trainer"):
+    try:                                            # some versions hand out logits, as of 1.14
         sft(continual, 2, tokenizer).train()
-    continual.abandon()
+        close(latest(continual), ours("lwf")[0][1])
+    except InputError as error:
+        assert re.search("expected logits for the penalty of LwF.*use transformers' Trainer", str(error))
+        continual.abandon()
     with pytest.raises(InputError, match="loss_type='nll'"):
         sft(continual, 2, tokenizer, loss_type="dft")
     with pytest.raises(InputError, match="rows that are not packed"):

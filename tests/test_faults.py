@@ -4,6 +4,7 @@ import builtins
 import errno
 import io
 import os
+import pathlib
 import random
 import shutil
 import signal
@@ -62,10 +63,15 @@ def writes_too(act):
         return kept(file, mode, *arguments, **options)
 
     end = before_each_change(changed)
+    accessor = getattr(pathlib, "_NormalAccessor", None)             # Python 3.10: what Path.open calls
     io.open = builtins.open = opened
+    if accessor:
+        accessor.open = staticmethod(opened)
 
     def over():
         io.open = builtins.open = kept
+        if accessor:
+            accessor.open = staticmethod(kept)
         end()
     return over
 

@@ -67,7 +67,7 @@ NEIGHBOURS = {
     "checks": {"loops"},
     "findings": {"reports"},
     "explorers_views": {"explorers", "widgets"},
-    "plots_bench": {"plots"},
+    "plots_bench": {"looks", "plots"},
     "bench": {"explorers", "explorers_tasks", "explorers_views", "lessons", "widgets"},
 }
 ONLY_IN = {"peft": {"adapters"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}

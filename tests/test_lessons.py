@@ -21,6 +21,17 @@ def test_a_check_says_right_for_the_right_number_only_and_gives_the_hint_otherwi
     assert check(answer, right, "look again") == ("Right." if good else "Not yet: look again")
 
 
+def test_a_check_of_an_exercise_that_nobody_began_says_so():
+    assert check(lambda: unknown + 1, 2, "look again") == "Not yet: look again (NameError: name 'unknown' is not defined)"     # noqa: F821
+    assert check(lambda: ... + 1, 2, "look again").startswith("Not yet: look again (TypeError")
+    assert check(lambda: [1, 2], [1, 2], "look again") == "Right."
+    assert check(..., 2, "look again") == check(..., [2, 3], "look again") == check([..., 3], [2, 3], "look again") == "Not yet: look again"
+
+
+def test_a_check_is_as_strict_as_it_is_told():
+    assert check(2.0004, 2, "hint", within=1e-3) == "Right." and check(2.0004, 2, "hint") == check(2.002, 2, "hint", within=1e-3) == "Not yet: hint"
+
+
 def test_setup_tells_minutes_and_device_and_reads_the_quick_switch(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("MBF_FAST", "0")

@@ -34,6 +34,33 @@ def test_every_method_has_its_own_colour_which_stays():
     assert all(int(plots.colour(name)[5:], 16) >= int(plots.colour(name)[1:3], 16) for name in names if name.startswith("slao"))
 
 
+# What an eye without one kind of cone sees, in linear red, green and blue (Machado, Oliveira and Fernandes 2009, severity 1)
+EYES = {"all": np.eye(3),
+        "protan": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+        "deutan": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
+        "tritan": np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]])}
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def seen(colours, eye):
+    """CIELAB coordinates of #rrggbb colours as an eye of that kind sees them."""
+    red_green_blue = np.array([[int(name[i:i + 2], 16) / 255 for i in (1, 3, 5)] for name in colours])
+    linear = np.where(red_green_blue <= 0.04045, red_green_blue / 12.92, ((red_green_blue + 0.055) / 1.055) ** 2.4) @ EYES[eye].T
+    white = linear.clip(0, 1) @ XYZ.T / XYZ.sum(1)
+    x, y, z = np.where(white > 0.008856, np.cbrt(white), 7.787 * white + 16 / 116).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
+
+
+def test_two_methods_differ_in_marker_or_line_where_an_eye_takes_their_colours_for_one():
+    names = list(METHODS)
+    for eye in EYES:
+        lab = seen([plots.colour(name) for name in names], eye)
+        near = np.linalg.norm(lab[:, None] - lab, axis=-1) < 12
+        alike = [(one, other) for k, one in enumerate(names) for other in names[:k]
+                 if near[k, names.index(other)] and plots.look(one) == plots.look(other)]
+        assert not alike, (eye, alike)
+
+
 def test_forgetting_curves_draw_a_panel_a_task_and_the_mean():
     figure = plots.forgetting_curves({"slao": SLAO, "seqlora": SEQUENTIAL})
     *tasks, mean = figure.axes

@@ -1,4 +1,6 @@
 """Updates of single tasks beside dense twins: where they lie, what is shared with earlier ones, and what chance would share."""
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -6,8 +8,10 @@ from test_geometry import SITES, deficient, dense, lora, normal, value
 from toy import FAST, toy_stream
 
 from mbf_utils import anatomy, geometry, updates
+from mbf_utils.adapters import installed
 from mbf_utils.errors import InputError
 from mbf_utils.lora import Pair
+from mbf_utils.method import Task
 from mbf_utils.runs import run_stream
 from mbf_utils.subspaces import orthonormal_rows
 
@@ -160,6 +164,25 @@ def test_where_tasks_began_is_what_each_method_says(runs):
             assert torch.equal(anatomy.starts(runs["seqlora"])[i][path].B, runs["seqlora"].lora(i, "tuned")[path].B)
             for fresh in ("slao_random", "per_task"):
                 assert not anatomy.starts(runs[fresh])[i][path].B.any()
+
+
+def test_a_fresh_start_is_drawn_in_the_model_s_order(model):
+    runs = [run_stream(toy_stream()[:2], name, model, **(FAST | {"targets": "all-linear"})) for name in ("slao", "per_task")]
+    with installed(model[0], "all-linear", FAST["rank"], FAST["alpha"]) as adapted:
+        drawn = [Task(i, "", [], FAST["rank"], adapted.scaling, adapted.sites, 0).fresh() for i in (1, 2)]
+    assert list(drawn[0]) != sorted(drawn[0])       # in which adapters are stored
+    for run, count in zip(runs, (1, 2)):
+        for start, same in zip(anatomy.starts(run), drawn[:count]):
+            assert all(torch.equal(start[path].A, same[path].A) for path in same)
+
+
+def test_without_the_modules_order_no_start_is_guessed(tmp_path, model):
+    run = run_stream(toy_stream()[:1], "slao", model, out=tmp_path, **FAST)
+    file = next(tmp_path.glob("tasks/*/log.json"))
+    for modules in (None, ["model.layers.0"]):
+        file.write_text(json.dumps({key: value for key, value in run.logs[0].items() if key != "modules"} | {"modules": modules}))
+        with pytest.raises(InputError, match="in the model's order"):
+            anatomy.starts(run)
 
 
 def test_tables_of_a_run_are_those_of_its_adapters(runs):

@@ -6,6 +6,7 @@ from typing import Callable
 import pandas as pd
 
 from .. import explorers, explorers_tasks, explorers_views, lessons
+from ..models import load_model
 from ..sources import load_stream
 from ..widgets import Checks, Explorer
 from .table import Table, seconds
@@ -42,13 +43,15 @@ def redraws(table: Table, rows: int = 100) -> None:
     runs = [*trained.values(), *map(lessons.committed, OTHERS)]
     scores = {"labels": lessons.measured("world-5", "labels", order="1", model="tiny", named=False)}
     pairs = pd.read_csv(lessons.ROOT / "figures" / "similarity.csv")
+    base = load_model("tiny", "cpu")[0]
+    weights = {path: base.get_submodule(path).weight for path in runs[0].lora(1)}
     made: dict[str, Callable[[], Explorer]] = {
         "forgetting": lambda: explorers.forgetting(scores), "subspaces": lambda: explorers.subspaces(runs),
         "spectra": lambda: explorers.spectra(runs), "likeness": lambda: explorers_tasks.likeness(pairs),
-        "placement": lambda: explorers_views.placement(runs), "shares": lambda: explorers_views.shares(runs),
+        "placement": lambda: explorers_views.placement(runs, weights), "shares": lambda: explorers_views.shares(runs),
         "walker": lambda: explorers.walker(runs[0], load_stream("world-5")),
         "merge, evaluated live": lambda: explorers_tasks.merge(trained, rows)}
-    medians = {name: table.add("redraws", name, "time of a move", [1000 * time for time in times(make())], "ms")
-               for name, make in made.items()}
+    spent = {name: [1000 * time for time in times(make())] for name, make in made.items()}
+    medians = {name: table.add("redraws", name, "time of a move", each, "ms") for name, each in spent.items()}
     del medians["merge, evaluated live"]
-    table.add("redraws", "the slowest of the others", "median time of a move", max(medians.values()), "ms")
+    table.add("redraws", "the slowest of the others", "time of a move", spent[max(medians, key=medians.__getitem__)], "ms")

@@ -214,8 +214,8 @@ found = {"length at the start": lengths, "way travelled": ways}
 pd.concat({name: rows.groupby("factor").value.mean() for name, rows in found.items()}, axis=1).round(2)
 
 # %% [markdown]
-# It goes nearly as far as $B$. But it is longer, since $B$ began at zero and $A$ did not, and a long vector turns less by the
-# same way.
+# It goes nearly as far as $B$. But it is longer, since the QR step has just given each of its 8 rows length 1 ($\sqrt 8 = 2.83$), and
+# a long vector turns less by the same way.
 #
 # ## Can one factor carry a task alone?
 #
@@ -249,7 +249,7 @@ def seeded(task):                                  # random B's of the right sha
 # %% [markdown]
 # **Predict:** which will do better at the same size, $B$ alone or $A$ alone? And does the size matter? The hardest of the
 # five tasks to learn is `yahoo`. (This cell trains six times, for 20 to 40 seconds. To go on without, run the next one: it
-# reads what this cell gave with `seeds, sizes = (0, 1, 2), (0.5, 1.0, 2.0)`.)
+# reads what this cell gave with `seeds, sizes = (0, 1, 2), (0.5, 1.0, 2.0)`, which `figures/one_factor.py` makes again.)
 
 # %%
 from dataclasses import replace
@@ -273,16 +273,16 @@ mbf.plots_pairs.alone(pd.read_csv(mbf.lessons.ROOT / "figures" / "01-one-factor.
 #
 # ## One function, many pairs
 #
-# For every invertible $R$ ($r \times r$), $(R A,\; B R^{-1})$ is the same $\Delta W$: $B R^{-1} R A = B A$. With $r = 1$:
+# For every invertible $M$ ($r \times r$), $(M A,\; B M^{-1})$ is the same $\Delta W$: $B M^{-1} M A = B A$. With $r = 1$:
 # double $A$, halve $B$.
 
 # %%
-R = torch.randn(8, 8, generator=torch.Generator().manual_seed(1))
-turned = mbf.lora.each(lambda pair: mbf.Pair(R @ pair.A, pair.B @ R.inverse()), lora)
+M = torch.randn(8, 8, generator=torch.Generator().manual_seed(1))
+turned = mbf.lora.each(lambda pair: mbf.Pair(M @ pair.A, pair.B @ M.inverse()), lora)
 max((pair.B @ pair.A - turned[path].B @ turned[path].A).abs().max().item() for path, pair in lora.items())
 
 # %% [markdown]
-# Nothing changed but rounding. **Predict:** how alike are $A$ and $R A$?
+# Nothing changed but rounding. **Predict:** how alike are $A$ and $M A$?
 
 # %%
 mbf.geometry.cosines([lora, turned]).query("task_i == 1 and task_j == 2").groupby("factor").value.mean().round(3)
@@ -353,7 +353,7 @@ P = mbf.lora.svd(lora[path])[2]                    # (8, 64), rows orthonormal
 C = B @ (A @ P.T)
 
 # %%
-mbf.lessons.check((C @ P - B @ A).norm().item() < 1e-5 * (B @ A).norm().item(), True, "P P^T is the identity, and A = (A P^T) P")
+mbf.lessons.check(lambda: (C @ P - B @ A).norm().item() < 1e-5 * (B @ A).norm().item(), True, "P P^T is the identity, and A = (A P^T) P")
 
 # %% [markdown]
 # ## Exercise 3: the same function, other steps
@@ -382,7 +382,7 @@ mbf.lessons.check([longer_B, longer_A], [round(value, 4) for value in measured],
 # - $A$ reads $r$ numbers, $B$ writes them. The pair sees $A$'s row space and reaches $B$'s column space.
 # - $B$ starts at zero, so it learns first; $A$ turns as soon as $B$ is there.
 # - Which factor "carries" a task depends on the size of the one that rests. Measure it before you say it.
-# - $(A, B)$ and $(R A, B R^{-1})$ are one model with other cosines and other gradients. Spaces and $\Delta W$ are the model's
+# - $(A, B)$ and $(M A, B M^{-1})$ are one model with other cosines and other gradients. Spaces and $\Delta W$ are the model's
 # own.
 # - SLAO's orthonormal start gives $A$ rows of length 1 and so lengthens the update that the model begins with.
 #

@@ -7,8 +7,8 @@
 # # The field: what else has been tried, and how does it compare?
 #
 # Many methods, one interface. A section for each family: its idea in a line, what it costs, and how its members did on `world-5`
-# against SLAO, with sequential LoRA beside them. Nothing is trained here: the scores are those of a comparison that anyone can run
-# again (`figures/make.sh`).
+# against SLAO, with sequential LoRA beside them. The scores are those of a comparison that anyone can run again (`figures/make.sh`);
+# none of it is trained here.
 #
 # | device | machine minutes | your minutes |
 # |---|---:|---:|
@@ -31,7 +31,9 @@ FAST = mbf.lessons.setup(cpu_minutes=0.5)
 
 # %%
 cards = mbf.titles.cards()
-families = cards.groupby("family", sort=False).agg(methods=("title", "; ".join), constant=("memory", lambda m: f"{(m == 'constant').sum()} of {len(m)}"))
+families = cards.groupby("family", sort=False).agg(
+    methods=("title", "; ".join), exact=("fidelity", lambda f: (f == "exact").sum()), reconstructed=("fidelity", lambda f: (f == "reconstructed").sum()),
+    constant=("memory", lambda m: f"{(m == 'constant').sum()} of {len(m)}"))
 families.rename(columns={"constant": "state does not grow"}).style.set_properties(**{"text-align": "left"})
 
 # %% [markdown]
@@ -40,6 +42,14 @@ families.rename(columns={"constant": "state does not grow"}).style.set_propertie
 
 # %%
 cards[["task_id", "old_data", "looks", "routes"]].sum().rename("methods that need it").to_frame()
+
+# %% [markdown]
+# A state that grows, beside one that does not: what three runs carried from task to task, measured in their folders.
+
+# %%
+walks = [mbf.walk_stream(mbf.load_stream("world-5", limit=16), method, mbf.load_model("tiny", device="cpu"), epochs=1)
+         for method in ("slao", "per_task", "olora")]
+mbf.plots_geometry.memory(mbf.anatomy.memory([run for walk in walks for run in walk]))
 
 # %% [markdown]
 # ## How was it measured?
@@ -83,7 +93,8 @@ family("stack")
 # ## Designed and projected subspaces
 #
 # $A$ is chosen before the task, orthogonal to what earlier tasks' inputs use (InfLoRA, KeepLoRA), or the update is kept off the directions that
-# carry the base (OPLoRA, OSF, CorDA).
+# carry the base (OPLoRA, OSF, CorDA). The price: most make a pass over the task's rows beside the training, their state grows (not
+# OSF's), and the room that is left shrinks with every task.
 
 # %%
 family("subspaces")
@@ -92,6 +103,8 @@ family("subspaces")
 # ## Held near earlier tasks
 #
 # A penalty holds the factors where earlier tasks need them (EWC, by the Fisher information), or the answers as they were (LwF).
+# The price: EWC makes a pass over each task's rows; LwF runs the last model beside the new one in every step; TreeLoRA keeps something of
+# every task.
 
 # %%
 family("regularisation")
@@ -100,7 +113,7 @@ family("regularisation")
 # ## Magnitudes, gates and masks
 #
 # Directions of old tasks stay and their sizes are learned again (SD-LoRA), or single ranks are switched off (CoDyRA, the rank-1
-# pool).
+# pool). The price: the parts of all tasks stay, so the state grows.
 
 # %%
 family("gates")
@@ -108,7 +121,8 @@ family("gates")
 # %% [markdown]
 # ## Routers
 #
-# Every task keeps its LoRA and a small network reads off the prompt how much of each to use: at test time too. SAPT keeps something of
+# Every task keeps its LoRA and a small network reads off the prompt how much of each to use: at test time too. So the state grows, and
+# what is left is no plain adapter that any server could load. SAPT keeps something of
 # old rows for that: it stands on the picture, and is not ranked with the others.
 
 # %%
@@ -118,7 +132,8 @@ family("router")
 # ## Merging
 #
 # Every task is trained, then folded into one adapter by a rule: an average, a vote of signs (TIES), the largest change (MagMax), a common basis
-# (KnOTS). Rules that merge tasks trained *independently* from the base stand beside those that go on from the last task.
+# (KnOTS). Rules that merge tasks trained *independently* from the base stand beside those that go on from the last task. The price is
+# paid in the scores: most need no rows and keep one adapter; those that need all tasks' adapters at once (TIES, KnOTS, LoRA-LEGO) keep them.
 
 # %%
 family("merging")
@@ -127,6 +142,7 @@ family("merging")
 # ## Other forms of the update
 #
 # Not $BA$ but another product: a shared $A$ with a core a task, a square matrix (MoRA), a basis shared by all tasks (Share).
+# The price: Share and LiLoRA have to be told the task at test time and keep a core for each.
 
 # %%
 family("parametrisation")
@@ -135,7 +151,7 @@ family("parametrisation")
 # ## One adapter
 #
 # SLAO with other ingredients ([04_why_qr_why_sqrt](04_why_qr_why_sqrt.ipynb) takes them out one by one), and MIGU, which updates only
-# the outputs that answer loudest.
+# the outputs that answer loudest. A state that does not grow, and nothing asked for but the rows of the task at hand.
 
 # %%
 family("single adapter")
@@ -143,7 +159,7 @@ family("single adapter")
 # %% [markdown]
 # ## References
 #
-# What bounds the rest: training on everything at once, one adapter a task with the task told, keeping old rows, and plain
+# What the rest is measured by: training on everything at once, one adapter a task with the task told, keeping old rows, and plain
 # fine-tuning. Here the levels themselves.
 
 # %%
