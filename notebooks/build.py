@@ -125,8 +125,8 @@ def storing(notebook: nbformat.NotebookNode) -> str:
     loads = [re.fullmatch(r'(\w+) = mbf\.lessons\.committed\("(own_\w+)"\)', line) for cell in notebook.cells
              if "skip-execution" in cell.metadata.get("tags", []) for line in cell.source.splitlines()]
     return "import shutil\n" + "".join(f"""\
-shutil.rmtree("runs/{load[2]}", ignore_errors=True)
-shutil.copytree({load[1]}.folder, "runs/{load[2]}", ignore=shutil.ignore_patterns(".*"))
+shutil.rmtree({str(HERE / "runs" / load[2])!r}, ignore_errors=True)
+shutil.copytree({load[1]}.folder, {str(HERE / "runs" / load[2])!r}, ignore=shutil.ignore_patterns(".*"))
 """ for load in loads if load)
 
 
