@@ -212,6 +212,13 @@ judged[["goal", "wanted", "value", "low", "high", "holds", "machine"]].round(3)
 mbf.plots_bench.goals(mbf.goals.goals(benches["bench"]))
 
 # %% [markdown]
+# And those of one GPU, with random weights in the shape of a model of seven billion parameters. They were taken before a fault was mended
+# that made every task after a process's first train without autocast, and not again since.
+
+# %%
+mbf.plots_bench.goals(mbf.goals.goals(benches["bench-gpu"]))
+
+# %% [markdown]
 # And does anything grow faster than it should?
 
 # %%
