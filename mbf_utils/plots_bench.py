@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import pandas as pd
+from matplotlib.ticker import NullFormatter
 
 from .errors import InputError
 from .looks import colour, look
@@ -32,6 +33,9 @@ def goals(table: pd.DataFrame, title: str | None = None) -> Picture:
                       fontsize=11)
     axis.set_yticks(range(len(table)), table["goal"], fontsize=11)
     axis.set_ylim(len(table) - 0.5, -0.5)
+    low, high = axis.get_xlim()
+    axis.xaxis.set_major_formatter("{x:g}")                          # 0.9, where the usual ones write powers
+    axis.xaxis.set_minor_formatter("{x:g}" if high < 5 * low else NullFormatter())
     axis.set_xlabel("measured / bound", fontsize=13)
     axis.grid(axis="x", color="0.9")
     return figure
