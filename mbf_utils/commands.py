@@ -220,7 +220,7 @@ def report(arguments) -> None:
         runs = find_runs(arguments.runs)
         show(summarise(runs, arguments.mean)[0])
         if arguments.save:
-            save(runs, (), Path(arguments.figures), arguments.save)
+            save(runs, (), Path(arguments.figures), arguments.save, arguments.mean)
     if arguments.paper:
         print("\n" * bool(arguments.runs) + told())
 
