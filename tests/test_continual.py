@@ -143,6 +143,37 @@ def test_the_trainer_learns_what_our_loop_learns(name, ours, tmp_path):
         close(latest(continual), ours(name)[0][index - 1])
 
 
+@dataclass
+class Rising(Method):
+    """A penalty whose gradient is `weight` at every number of B; remembers the gradients of every step."""
+    weight: float
+
+    def penalty(self, live, task, batch, logits):
+        return self.weight * sum(pair.B.sum() for pair in live.values())
+
+    def edit_grads(self, live, task):
+        self.memory.setdefault("grads", []).append(torch.cat([pair.B.grad.flatten() for pair in live.values()]))
+
+
+@pytest.mark.parametrize("rows", [11, 9])           # windows of 2 + 2, 2 + 2 and 2 + 1 rows, or of 2 + 2, 2 + 2 and 1
+@pytest.mark.parametrize("told", [True, False])
+def test_a_trainer_counts_the_penalty_once_a_window_also_for_a_model_that_is_not_told_its_tokens(told, rows, tmp_path):
+    """Nothing moves at rate 0, so what the penalty adds to each step's gradient is the difference to the same steps without it."""
+    found = []
+    for weight in (0.0, 1.0):
+        model, tokenizer = toy_model()
+        model.accepts_loss_kwargs = told
+        continual = Continual(model, Rising(weight), **LORA)
+        trainer = trainer_of(continual, 1, tokenizer, tmp_path)
+        trainer.args.learning_rate = trainer.args.max_grad_norm = 0.0
+        trainer.train_dataset = trainer.train_dataset[:rows]
+        assert trainer.model_accepts_loss_kwargs == told
+        trainer.train()
+        found.append(torch.stack(continual.method.memory["grads"]))
+    assert len(found[0]) == 3 and found[0].abs().max() > 0
+    torch.testing.assert_close(found[1] - found[0], torch.ones_like(found[0]), atol=1e-5, rtol=0)
+
+
 @pytest.fixture
 def sft(tmp_path):
     """A maker of TRL's SFTTrainers with the rows and settings of trainer_of; its loss is one of its own."""
