@@ -38,6 +38,8 @@ def test_presets_say_what_the_sources_say():
     assert of("slao-standard") == of("slao-long") == (8, 32, 0.1, 1e-4, 1, 8, 1074)
     assert of("olora") == (8, 32, 0.1, 1e-4, 1, 64, 562) and of("olora-t5") == (8, 32, 0.1, 1e-3, 1, 64, 562)
     assert of("sapt-superni") == (4, 32, 0, 5e-5, 50, 32, 1074) and of("sapt-long") == (4, 32, 0, 5e-5, 20, 32, 1074)
+    assert of("sapt-superni-t5") == (4, 32, 0, 3e-4, 100, 32, 562) and of("sapt-long-t5") == (8, 32, 0, 3e-4, 10, 32, 562)
+    assert [presets.fields(f"sapt-{name}-t5", "sapt")["lam"] for name in ("superni", "long")] == [0.5, 0.1]
     assert presets.fields("olora", "olora") == {"lambda1": 0.5, "lambda2": 0.0} and presets.fields("olora", "slao") == {}
     assert (presets.fields("sapt-superni", "sapt"), presets.fields("sapt-long", "sapt")) == ({"lam": 1.0}, {"lam": 2.0})
     assert presets.fields(None, "olora") == {}
@@ -68,7 +70,8 @@ def test_a_run_takes_a_preset_and_what_is_given_besides_counts_before_it(tmp_pat
 
 def test_presets_are_listed_and_shown(capsys):
     assert main(["presets"]) == 0
-    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == list(PRESETS)
+    lines = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [*PRESETS, "", "no preset holds", *presets.UNFIT] and {"O-LoRA, order 6"} <= set(presets.UNFIT)
     assert main(["presets", "sapt-superni"]) == 0
     printed = capsys.readouterr().out
     assert "circle-hit/SAPT" in printed and "epochs = 50" in printed and "lam" in printed and "left open: " in printed
