@@ -248,7 +248,7 @@ class Continual:
         if not self._versions:
             raise InputError("expected a learned task before save(), found none")
         method = {"name": self._named, "settings": settings_of(self.method)}
-        base = self._base | {"sha256": weights_hash(self.model.get_base_model())}
+        base = self._base | {"sha256": weights_hash(self._adapted.model.get_base_model())}
         config = {"base": base, "lora": self._lora, "method": method, "seed": self.seed, "keep": self.keep,
                   "batch_size": self.batch_size}
         return write_versions(path, self._versions, config, self._adapted)
@@ -256,7 +256,8 @@ class Continual:
     @classmethod
     def load(cls, path: str | Path, model: nn.Module, method: Method | None = None) -> Continual:
         """Goes on where save() stopped: the same method, settings, tasks and versions. model: the base that it was learned on, which
-        is checked by all its weights, or by some of each tensor where save() was an earlier version's. method: only for one that is no row of METHODS, or has a function among its settings: the same as then."""
+        is checked by all its weights, or by some of each tensor where save() was an earlier version's. method: only for one that is
+        no row of METHODS, or has a function among its settings: the same as then."""
         config, read = read_versions(path)
         base, found = config["base"], _base(model)
         kind, hashed = ("sha256", weights_hash) if "sha256" in base else ("fingerprint", fingerprint)

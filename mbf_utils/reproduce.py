@@ -129,10 +129,11 @@ def reproduce(chosen: list[Cell], data: dict[str, str], out, model: Base = Base(
     for place, benchmark in dict.fromkeys((cell.model, cell.benchmark) for cell in chosen):
         some = [cell for cell in chosen if (cell.model, cell.benchmark) == (place, benchmark)]
         preset, base = f"slao-{benchmark}", model._replace(name=model.name or HUB[place])
-        told = odd[place, benchmark] = _unlike(base, HUB[place], data_seed * (benchmark not in data), named, prompts, preset, settings)
+        drawn = 0 if benchmark in data else data_seed                # the seed tells which rows of the Hub
+        told = odd[place, benchmark] = _unlike(base, HUB[place], drawn, named, prompts, preset, settings)
         for order in dict.fromkeys(order for cell in some for order in cell.orders):
             stream = load_stream(data.get(benchmark, benchmark), order, data_seed, limit, named, prompts)
-            told += [text for text in other_rows(stream) if text not in told]
+            told += [text for text in _other_rows(stream) if text not in told]
             methods = dict.fromkeys(cell.method for cell in some if order in cell.orders)
             entries = [(name, fields) if (fields := presets.fields(preset, name)) else name for name in methods]
             done = compare(stream, entries, list(seeds), base, out / place / benchmark, workers,
@@ -144,7 +145,8 @@ def reproduce(chosen: list[Cell], data: dict[str, str], out, model: Base = Base(
     return table, failures
 
 
-def _unlike(base: Base, theirs: str, data_seed: int, named: bool | None, prompts: str | None, preset: str, settings: dict) -> list[str]:
+def _unlike(base: Base, theirs: str, data_seed: int, named: bool | None, prompts: str | None, preset: str,
+            settings: dict) -> list[str]:
     """What is asked for and is not the paper's setting, a text each."""
     own = vars(Settings(**presets.settings(preset)))
     changed = [f"{name} {value}" for name, value in settings.items() if value != own.get(name)]
@@ -154,7 +156,7 @@ def _unlike(base: Base, theirs: str, data_seed: int, named: bool | None, prompts
     return [text for text, odd in told.items() if odd] + changed
 
 
-def other_rows(stream: Stream) -> list[str]:
+def _other_rows(stream: Stream) -> list[str]:
     """A text for each task whose numbers of rows are not those of the benchmarks' own files, which the paper's setting needs."""
     found = [(task.name, (len(task.train), len(task.test)), _ROWS.get(task.name, _SUPERNI)) for task in stream]
     return [f"{name} of {train} train and {test} test rows (not {theirs[0]} and {theirs[1]})"
@@ -162,7 +164,7 @@ def other_rows(stream: Stream) -> list[str]:
 
 
 def _merged(table: pd.DataFrame, file: Path) -> pd.DataFrame:
-    """The table as text, after the rows that the file has of other cells; in the order of `cells`."""
+    """The table as text, with the rows that the file has of other cells; in the order of `cells`."""
     def as_text(source) -> pd.DataFrame:
         return pd.read_csv(source, dtype=str, keep_default_na=False)
     now = as_text(StringIO(table.to_csv(index=False, float_format="%.4f")))

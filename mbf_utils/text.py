@@ -140,8 +140,8 @@ def encode(tokenizer, examples: list[Example], max_length: int) -> list[Encoded]
         answer = answer + [tokenizer.eos_token_id]
         room = max_length - len(bos) - len(answer)
         if room < 0:
-            raise InputError(f"expected an answer of at most {max(0, max_length - len(bos) - 1)} tokens and its eos within max_length "
-                             f"{max_length}, found one of {len(answer) - 1} ({example.answers[0][:60]!r}, to the prompt "
+            most = max(0, max_length - len(bos) - 1)
+            raise InputError(f"expected an answer of at most {most} tokens and its eos within max_length {max_length}, found one of {len(answer) - 1} ({example.answers[0][:60]!r}, to the prompt "
                              f"{example.prompt[:60]!r}): raise max_length, or leave the row out")
         if len(prompt) > room:
             prompt = _shortened(tokenizer, example, prompt, room)
@@ -168,7 +168,7 @@ def _shortened(tokenizer, example: Example, prompt: list[int], room: int) -> lis
 def collate(rows: list[Encoded], pad: int | None, device="cpu") -> Batch:
     """Rows padded on the right to the longest. pad: the tokenizer's pad_token_id; InputError where it has none."""
     if pad is None:
-        raise InputError("expected a tokenizer with a pad token, found none: set tokenizer.pad_token, to its eos_token for instance")
+        raise InputError("expected a tokenizer with a pad token, found none: set tokenizer.pad_token, to its eos_token say")
     lengths = [len(prompt) + len(answer) for prompt, answer in rows]
     length = max(lengths)
     ids = torch.tensor([prompt + answer + [pad] * (length - n) for (prompt, answer), n in zip(rows, lengths)])
