@@ -5,11 +5,12 @@
 
 What travels is one task of one cell: to a worker goes what the run remembers (configuration, memory, scores; of earlier tasks
 only their names), back comes the task's folder, which the driver commits as a run of its own would (store.py). So every finished
-task is safe as soon as it is learned: a worker that dies loses the task that it was at, which Dask gives to another worker, and a
-driver that dies goes on with the next command. A task under which too many workers died (Dask's allowed-failures) is tried once
-more with nothing beside it, so that no other can be to blame; if they die again, that is recorded as its cell's failure, and the
-others go on. (joblib's backend for Dask was tried first: in 1.6.0 it waits forever for a task that Dask has given up. So Dask's own
-client is asked; every other backend goes through joblib.)
+task is safe as soon as the driver has it, and only then its worker gets the next: a worker that dies loses the task that it was at
+(or one that it had just ended, before the driver fetched it), which Dask gives to another worker, and a driver that dies goes on
+with the next command. A task under which too many workers died (Dask's allowed-failures) is tried once more with nothing beside it,
+so that no other can be to blame; if they die again, that is recorded as its cell's failure, and the others go on. (joblib's backend
+for Dask was tried first: in 1.6.0 it waits forever for a task that Dask has given up. So Dask's own client is asked; every other
+backend goes through joblib.)
 """
 from __future__ import annotations
 
@@ -48,42 +49,47 @@ def results(cells: list, learn: Callable, client) -> Iterator[tuple[str, float, 
     learn(cell) learns one more task of a cell in cell.folder, and returns such a triple. It has to be picklable.
     """
     from distributed import KilledWorker, as_completed
-    seconds, under_way, stores = Counter(), {}, {}
+    seconds, under_way, stores = Counter(), {}, {}                   # under_way: future -> (place of its cell, its worker)
     ready, suspects, alone = list(range(len(cells))), [], None       # places of cells; ready is a heap: what has begun goes first
     ended = as_completed(with_results=True, raise_errors=False)      # results are fetched at once: their worker may die
 
-    def send(place: int) -> None:
-        cell = cells[place]
-        future = client.submit(step, learn, cell, carried(cell.folder), key=f"{cell.folder.name}-{uuid4().hex[:8]}", pure=False)
-        under_way[future] = place
+    def send(place: int, workers: list[str]) -> None:
+        """To a worker without a task of ours: another may hold a result that is not fetched yet, and would die with it."""
+        cell, busy = cells[place], [worker for _, worker in under_way.values()]
+        worker = next((worker for worker in workers if worker not in busy), None)
+        future = client.submit(step, learn, cell, carried(cell.folder), key=f"{cell.folder.name}-{uuid4().hex[:8]}", pure=False,
+                               workers=worker, allow_other_workers=bool(worker))       # others where it is gone meanwhile
+        under_way[future] = place, worker
         ended.add(future)
 
     def fill() -> int | None:
         """A task to each worker and none to wait behind it, for it would die with it. Returns the suspect that was sent, alone."""
         try:
-            workers = max(1, len(client.nthreads()))
+            workers = list(client.nthreads())
         except OSError as error:
             raise InputError(LOST.format(error)) from None
-        while ready and len(under_way) < workers:
-            send(heappop(ready))
+        while ready and len(under_way) < max(1, len(workers)):
+            send(heappop(ready), workers)
         if under_way or not suspects:
             return None
-        send(suspects[0])
+        send(suspects[0], workers)
         return suspects.pop(0)
 
     with ExitStack() as opened:
         opened.callback(lambda: client.cancel(list(under_way)))
         fill()
         for future, found in ended:
-            place = under_way.pop(future)
+            (place, _), status = under_way.pop(future), future.status
+            killed = status == "error" and isinstance(future.exception(), KilledWorker)
+            future.release()                        # else Dask learns it again should its worker die in the next task
             cell, error, goes_on = cells[place], None, False
-            if future.status == "finished":
+            if status == "finished":
                 seconds[place] += found.seconds
                 error = found.error or keep(cell.folder, found, stores, opened)
                 if goes_on := not error and cell.left > 0:
                     heappush(ready, place)
-            elif future.status != "error" or not isinstance(future.exception(), KilledWorker):
-                raise InputError(LOST.format(future.status))
+            elif not killed:
+                raise InputError(LOST.format(status))
             elif goes_on := place != alone:
                 suspects.append(place)
             else:

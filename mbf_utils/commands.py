@@ -220,7 +220,7 @@ def report(arguments) -> None:
         runs = find_runs(arguments.runs)
         show(summarise(runs, arguments.mean)[0])
         if arguments.save:
-            save(runs, (), Path(arguments.figures), arguments.save)
+            save(runs, (), Path(arguments.figures), arguments.save, arguments.mean)
     if arguments.paper:
         print("\n" * bool(arguments.runs) + told())
 
@@ -239,9 +239,11 @@ def reproduce(arguments) -> int:
     table, failures = reproduce(choose(arguments.cells), data, arguments.out, model, _seeds(arguments.seeds), arguments.limit,
                                 arguments.data_seed, _workers(arguments.workers), arguments.named, arguments.prompts,
                                 **_settings(arguments))
-    if not table["as the paper"].all():
-        print("Not as the paper: another model, fewer rows or other settings. Do not compare with the published values.\n")
-    print(table.T.to_string(header=False, float_format="{:.1f}".format, na_rep=""))
+    for differs, rows in table[~table["as the paper"]].groupby("differs", sort=False):
+        several = differs.split("; ")
+        more = f"; and {len(several) - 6} more, see reproduce.csv" * (len(several) > 6)
+        print(f"Not as the paper, do not compare with the published values: {', '.join(rows['cell'])}\n  {'; '.join(several[:6])}{more}\n")
+    print(table.drop(columns="differs").T.to_string(header=False, float_format="{:.1f}".format, na_rep=""))
     print(f"\nwritten: {Path(arguments.out) / 'reproduce.csv'}")
     for cell, error in failures.items():
         print(f"mbf: {cell} failed: {error}", file=sys.stderr)

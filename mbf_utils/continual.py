@@ -44,7 +44,7 @@ from .runs import fingerprint
 from .settings import Settings
 from .store import pack, unpack
 from .titles import name_of
-from .versions import Version, read_versions, settings_of, write_versions
+from .versions import Version, read_versions, settings_of, weights_hash, write_versions
 
 ALIKE = 1e-3                                        # relative difference below which two updates count as one
 
@@ -248,18 +248,21 @@ class Continual:
         if not self._versions:
             raise InputError("expected a learned task before save(), found none")
         method = {"name": self._named, "settings": settings_of(self.method)}
-        config = {"base": self._base, "lora": self._lora, "method": method, "seed": self.seed, "keep": self.keep,
+        base = self._base | {"sha256": weights_hash(self._adapted.model.get_base_model())}
+        config = {"base": base, "lora": self._lora, "method": method, "seed": self.seed, "keep": self.keep,
                   "batch_size": self.batch_size}
         return write_versions(path, self._versions, config, self._adapted)
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module, method: Method | None = None) -> Continual:
-        """Goes on where save() stopped: the same method, settings, tasks and versions. model: the base that it was learned on.
-        method: only for one that is no row of METHODS, or has a function among its settings: the same as then."""
+        """Goes on where save() stopped: the same method, settings, tasks and versions. model: the base that it was learned on, which
+        is checked by all its weights, or by some of each tensor where save() was an earlier version's. method: only for one that is
+        no row of METHODS, or has a function among its settings: the same as then."""
         config, read = read_versions(path)
         base, found = config["base"], _base(model)
-        if found["fingerprint"] != base["fingerprint"]:
-            told = [f"{one['name'] or 'no name'}, {one['dtype']}, fingerprint {one['fingerprint']}" for one in (base, found)]
+        kind, hashed = ("sha256", weights_hash) if "sha256" in base else ("fingerprint", fingerprint)
+        if (found := found | {kind: hashed(model)})[kind] != base[kind]:
+            told = [f"{one['name'] or 'no name'}, {one['dtype']}, fingerprint {one[kind][:16]}" for one in (base, found)]
             raise InputError(f"expected the base that {path} was learned on ({told[0]}), found another ({told[1]}): load that "
                              "model in that type")
         name, settings = config["method"]["name"], config["method"]["settings"]
@@ -303,8 +306,7 @@ class Continual:
 
 
 def _base(model: nn.Module) -> dict[str, str]:
-    """What tells one base from another. The same weights in another type are another base: their values differ."""
+    """What names a base. The same weights in another type are another base: their values differ."""
     if any(".lora_A." in name for name, _ in model.named_parameters()):
         raise InputError("expected a base model without adapters, found one that wears some: load it anew")
-    return {"name": getattr(model, "name_or_path", "") or "", "dtype": str(next(model.parameters()).dtype),
-            "fingerprint": fingerprint(model)}
+    return {"name": getattr(model, "name_or_path", "") or "", "dtype": str(next(model.parameters()).dtype)}

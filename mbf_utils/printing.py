@@ -19,10 +19,11 @@ def show(table: pd.DataFrame, orders=()) -> None:
         print(f"\nover several orders\n{orders.to_string(index=False, float_format='%.1f')}")
 
 
-def save(runs: list, orders, folder: Path, name: str) -> None:
-    """Scores apart from costs: equal runs give equal bytes, times do not."""
+def save(runs: list, orders, folder: Path, name: str, mean: str = "macro") -> None:
+    """Scores apart from costs: equal runs give equal bytes, times do not. mean: as `summarise` takes it."""
     folder.mkdir(parents=True, exist_ok=True)
-    table, each = summarise(runs)
+    table, each = summarise(runs, mean)
+    over = "the seeds" + "; AA is a mean over test rows" * (mean == "micro")
     frames = {"": table.drop(columns=COSTS), "-runs": each.drop(columns=COSTS), "-matrices": matrices(runs),
               "-costs": table[[*KEYS, "title", "seeds", *COSTS]]}
     for suffix, frame in (frames | ({"-orders": orders} if len(orders) else {})).items():
@@ -33,7 +34,7 @@ def save(runs: list, orders, folder: Path, name: str) -> None:
         for value, suffix in (("AA", ""), ("AA_options", "-options"), ("AA_score", "-score")):
             if value in rows and rows[value].notna().any():
                 seeds = [each.loc[each["run"] == run, value].tolist() for run in rows["run"]]
-                plots.save(plots.comparison(rows.assign(scores=seeds), value), label + suffix, folder=folder)
+                plots.save(plots.comparison(rows.assign(scores=seeds), value, over=over), label + suffix, folder=folder)
     print(f"\nwritten: {folder / name}.csv, more tables and the pictures beside it")
 
 

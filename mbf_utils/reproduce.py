@@ -15,6 +15,7 @@ method computes beside its training is not counted.
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +26,10 @@ from .comparison import Base, compare
 from .errors import InputError
 from .published import replicated, rows_of
 from .results import Run
+from .settings import Settings
 from .sources import load_stream
-from .streams import ORDERS
+from .store import write_whole
+from .streams import ORDERS, Stream
 from .titles import card_of
 
 SEEDS = (42, 43, 44)                                # the replication's; the paper's three are not known
@@ -118,28 +121,67 @@ def reproduce(chosen: list[Cell], data: dict[str, str], out, model: Base = Base(
 
     data: benchmark -> a folder or what else load_stream takes; else the benchmark's name, from the Hub. model: instead of the
     cells' own; without a name only where and how to load that. limit, named, prompts: as load_stream takes them. settings:
-    instead of the preset's. The table is also written to OUT/reproduce.csv.
+    instead of the preset's. `differs` says in what a cell is not as the paper's, as far as a cell can tell: base, type, device,
+    settings, prompts, and the rows' counts against those of the benchmarks' own files. The table is also written to
+    OUT/reproduce.csv, over the rows of the same cells there; those of other cells stay.
     """
-    out, failures, runs = Path(out), {}, {}
+    out, failures, runs, odd = Path(out), {}, {}, {}
     for place, benchmark in dict.fromkeys((cell.model, cell.benchmark) for cell in chosen):
         some = [cell for cell in chosen if (cell.model, cell.benchmark) == (place, benchmark)]
         preset, base = f"slao-{benchmark}", model._replace(name=model.name or HUB[place])
+        drawn = 0 if benchmark in data else data_seed                # the seed tells which rows of the Hub
+        told = odd[place, benchmark] = _unlike(base, HUB[place], drawn, named, prompts, preset, settings)
         for order in dict.fromkeys(order for cell in some for order in cell.orders):
             stream = load_stream(data.get(benchmark, benchmark), order, data_seed, limit, named, prompts)
+            told += [text for text in _other_rows(stream) if text not in told]
             methods = dict.fromkeys(cell.method for cell in some if order in cell.orders)
             entries = [(name, fields) if (fields := presets.fields(preset, name)) else name for name in methods]
             done = compare(stream, entries, list(seeds), base, out / place / benchmark, workers,
                            **presets.settings(preset) | settings)
             failures |= dict(done.failures.itertuples(index=False, name=None))
             runs |= {(place, benchmark, order, run.method, run.config["seed"]): run for run in done.runs}
-    own = not (model.name or model.quantize or limit or settings) and named is None and prompts is None
-    table = pd.DataFrame([_row(cell, runs, seeds, own) for cell in chosen])
-    table.to_csv(out / "reproduce.csv", index=False, float_format="%.4f", lineterminator="\n")
+    table = pd.DataFrame([_row(cell, runs, seeds, odd[cell.model, cell.benchmark]) for cell in chosen])
+    write_whole(_merged(table, out / "reproduce.csv").to_csv(index=False, lineterminator="\n"), out / "reproduce.csv")
     return table, failures
 
 
-def _row(cell: Cell, runs: dict[tuple, Run], seeds, own: bool) -> dict:
-    """A cell's mean over its orders, for every seed that has them all; mean and standard deviation over these seeds."""
+def _unlike(base: Base, theirs: str, data_seed: int, named: bool | None, prompts: str | None, preset: str,
+            settings: dict) -> list[str]:
+    """What is asked for and is not the paper's setting, a text each."""
+    own = vars(Settings(**presets.settings(preset)))
+    changed = [f"{name} {value}" for name, value in settings.items() if value != own.get(name)]
+    told = {f"base {base.name}": base.name != theirs, f"{base.quantize} bits": base.quantize, f"rows of data seed {data_seed}": data_seed,
+            f"type {base.dtype}": base.dtype not in ("auto", "bfloat16"), f"prompts {prompts}": prompts,
+            "prompts that do not name their task": named is False}
+    return [text for text, odd in told.items() if odd] + changed
+
+
+def _other_rows(stream: Stream) -> list[str]:
+    """A text for each task whose numbers of rows are not those of the benchmarks' own files, which the paper's setting needs."""
+    found = [(task.name, (len(task.train), len(task.test)), _ROWS.get(task.name, _SUPERNI)) for task in stream]
+    return [f"{name} of {train} train and {test} test rows (not {theirs[0]} and {theirs[1]})"
+            for name, (train, test), theirs in found if (train, test) != theirs]
+
+
+def _merged(table: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """The table as text, with the rows that the file has of other cells; in the order of `cells`."""
+    def as_text(source) -> pd.DataFrame:
+        return pd.read_csv(source, dtype=str, keep_default_na=False)
+    now = as_text(StringIO(table.to_csv(index=False, float_format="%.4f")))
+    if file.is_file():
+        try:
+            earlier = as_text(file)
+            now = pd.concat([now, earlier[~earlier["cell"].isin(now["cell"])]])[list(now)].fillna("")
+        except (OSError, ValueError, KeyError):
+            raise InputError(f"expected the table of earlier cells in {file}, found a damaged one: remove it, and name the cells again "
+                             "to have them back") from None
+    names = [cell.name for cell in cells()]
+    return now.sort_values("cell", key=lambda column: column.map(names.index))
+
+
+def _row(cell: Cell, runs: dict[tuple, Run], seeds, odd: list[str]) -> dict:
+    """A cell's mean over its orders, for every seed that has them all; mean and standard deviation over these seeds. odd: in what it
+    is not as the paper's."""
     names = READING.get(cell.benchmark, ("AA", "BWT"))
     each, used = [], None
     for seed in seeds:
@@ -149,8 +191,9 @@ def _row(cell: Cell, runs: dict[tuple, Run], seeds, own: bool) -> dict:
             values = [[metrics[name] for name in names] for metrics in (run.metrics() for run in found)]
             each.append([sum(column) / len(found) for column in zip(*values)])
     scores = pd.DataFrame(each, columns=["AA", "BWT"], dtype=float)
-    return {"cell": cell.name, "ran on": Path(used.config["model"]["name"]).name if used else "", "as the paper": own,
-            "seeds": len(each), "AA": scores["AA"].mean(), "AA_sd": scores["AA"].std(ddof=1), "BWT": scores["BWT"].mean(),
+    odd = odd + [f"device {used.config['device']}"] * bool(used and not used.config["device"].startswith("cuda"))
+    return {"cell": cell.name, "ran on": Path(used.config["model"]["name"]).name if used else "", "as the paper": not odd,
+            "differs": "; ".join(odd), "seeds": len(each), "AA": scores["AA"].mean(), "AA_sd": scores["AA"].std(ddof=1), "BWT": scores["BWT"].mean(),
             "BWT_sd": scores["BWT"].std(ddof=1), "paper's model": cell.model, "paper AA": cell.paper, "paper BWT": _paper_bwt(cell),
             "replication AA": _band(cell, "AA"), "replication BWT": _band(cell, "BWT")}
 

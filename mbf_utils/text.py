@@ -127,8 +127,11 @@ def encode(tokenizer, examples: list[Example], max_length: int) -> list[Encoded]
     """Tokens of each example's prompt and first answer, together at most max_length.
 
     A prompt that is too long loses characters at the end of its `body`, never of its frame; where the frame alone is too
-    long (or there is no body to cut) an InputError says so.
+    long (or there is no body to cut), or the answer, which is never cut, an InputError says so, also of a tokenizer without eos.
     """
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"expected a tokenizer with an eos token, for every answer ends with it, found none in "
+                         f"{tokenizer.name_or_path!r}: set tokenizer.eos_token to a token of its vocabulary")
     bos = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     answers = answer_ids(tokenizer, [answer_text(example, example.answers[0]) for example in examples])
     prompts = _prompt_ids(tokenizer, examples)
@@ -136,6 +139,10 @@ def encode(tokenizer, examples: list[Example], max_length: int) -> list[Encoded]
     for example, prompt, answer in zip(examples, prompts, answers):
         answer = answer + [tokenizer.eos_token_id]
         room = max_length - len(bos) - len(answer)
+        if room < 0:
+            most = max(0, max_length - len(bos) - 1)
+            raise InputError(f"expected an answer of at most {most} tokens and its eos within max_length {max_length}, found one of {len(answer) - 1} ({example.answers[0][:60]!r}, to the prompt "
+                             f"{example.prompt[:60]!r}): raise max_length, or leave the row out")
         if len(prompt) > room:
             prompt = _shortened(tokenizer, example, prompt, room)
         if not bos + prompt:
@@ -158,8 +165,10 @@ def _shortened(tokenizer, example: Example, prompt: list[int], room: int) -> lis
     return prompt
 
 
-def collate(rows: list[Encoded], pad: int, device="cpu") -> Batch:
-    """Rows padded on the right to the longest."""
+def collate(rows: list[Encoded], pad: int | None, device="cpu") -> Batch:
+    """Rows padded on the right to the longest. pad: the tokenizer's pad_token_id; InputError where it has none."""
+    if pad is None:
+        raise InputError("expected a tokenizer with a pad token, found none: set tokenizer.pad_token, to its eos_token say")
     lengths = [len(prompt) + len(answer) for prompt, answer in rows]
     length = max(lengths)
     ids = torch.tensor([prompt + answer + [pad] * (length - n) for (prompt, answer), n in zip(rows, lengths)])

@@ -11,13 +11,17 @@ under another name; whoever opens the folder next puts it back.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
+import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from .adapters import Adapted, load_adapter
 from .errors import InputError
@@ -76,6 +80,21 @@ def read_versions(path: str | Path) -> tuple[dict, Callable[[], list[Version]]]:
                          f"({error}): for another PEFT adapter use Continual.from_adapter") from None
     *earlier, last = config["versions"]
     return config, lambda: [*(_read(path / "versions" / _folder(names), names) for names in earlier), _read(path, last)]
+
+
+def weights_hash(base: nn.Module) -> str:
+    """SHA-256 over name, type, shape and all bytes of every parameter of a base, adapted or not: one changed weight is another
+    hash, and the same weights have the same hash on the CPU and on a card. At most eight threads, a tensor each: some ten seconds
+    for 7 billion parameters (14 GB at 0.4 GB a second and thread), not measured."""
+    def one(item: tuple[str, nn.Parameter]) -> bytes:
+        name, parameter = item
+        digest = hashlib.sha256(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.digest()
+
+    own = [(name.replace(".base_layer.", "."), parameter) for name, parameter in base.named_parameters() if ".lora_" not in name]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return hashlib.sha256(b"".join(pool.map(one, own))).hexdigest()
 
 
 def settings_of(method: Method) -> dict[str, Any]:

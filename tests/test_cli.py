@@ -43,6 +43,28 @@ def test_report_groups_seeds_and_saves_table_and_figure(runs, tmp_path, capsys):
     assert len(each) == 3 and (tmp_path / "small.png").stat().st_size > 5000
 
 
+def test_a_mean_over_test_rows_is_saved_as_it_is_printed(runs, tmp_path, capsys, monkeypatch):
+    """With nine tenths of the rows in the last task: its score nearly, in the table, the runs and the picture."""
+    import pandas as pd
+
+    from mbf_utils import plots
+    copy, drawn = shutil.copytree(runs, tmp_path / "runs"), []
+    for file in copy.glob("*/tasks/01-*/log.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"rows": [1, 1, 1, 1, 36]}))
+    comparison = plots.comparison
+    monkeypatch.setattr(plots, "comparison", lambda rows, value, **more: drawn.append(rows) or comparison(rows, value, **more))
+    assert main(["report", str(copy), "--mean", "micro", "--save", "rows", "--figures", str(tmp_path)]) == 0
+    final = {seed: Run(copy / f"slao-{seed}").matrix.iloc[-1].tolist() for seed in (0, 1)}
+    expected = {seed: (sum(row) + 35 * row[4]) / 40 for seed, row in final.items()}
+    each = pd.read_csv(tmp_path / "rows-runs.csv").query("method == 'slao'").set_index("seed")["AA"]
+    assert each.to_dict() == pytest.approx(expected, abs=1e-3) and abs(expected[0] - sum(final[0]) / 5) > 1
+    mean = sum(expected.values()) / 2
+    assert pd.read_csv(tmp_path / "rows.csv").set_index("method").loc["slao", "AA"] == pytest.approx(mean, abs=1e-3)
+    slao = drawn[0].set_index("method").loc["slao"]
+    assert slao["AA"] == pytest.approx(mean) and slao["scores"] == pytest.approx([expected[0], expected[1]])
+    assert f"{mean:.1f} ±" in capsys.readouterr().out
+
+
 def test_merge_of_a_run_s_tuned_adapters_is_the_run_s_own_result(runs, tmp_path):
     import torch
     from mbf_utils.adapters import load_adapter

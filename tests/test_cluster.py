@@ -2,6 +2,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,23 @@ def test_workers_that_are_killed_lose_no_finished_task_and_none_runs_twice(worke
     lost = next(path for path in out.iterdir() if path.is_dir() and "kills=always" in path.name)
     assert [path.name for path in (lost / "tasks").iterdir()] == ["01-single"]                       # kept, to go on from
     assert len(list(out.glob("*.cost.json"))) == 4 and not list(out.rglob(".*.tmp"))
+
+
+def test_a_task_goes_to_a_worker_that_holds_no_result(workers, stream, model, tmp_path, monkeypatch):
+    """What a worker holds, and somebody wants, is learned again when it dies in the next task."""
+    submit, holding = workers.submit, []
+
+    def watched(*args, workers, **options):
+        until = time.monotonic() + 10               # the scheduler is told of what is released, and tells the worker
+        while (held := client.has_what()[workers]) and time.monotonic() < until:
+            time.sleep(0.01)
+        holding.append((workers, held))
+        return submit(*args, workers=workers, **options)
+    client = workers
+    monkeypatch.setattr(workers, "submit", watched)
+    compare(stream[:2], "seqlora", [0, 1], model, tmp_path, workers="dask", **FAST)
+    assert len(holding) == 4 and {worker for worker, _ in holding} == set(client.nthreads())
+    assert not any(held for _, held in holding)
 
 
 def test_given_again_a_finished_grid_is_only_looked_at_and_other_settings_are_refused(workers, stream, model, tmp_path, capsys):

@@ -1,4 +1,5 @@
 """A loop of somebody else's learns what ours learns: a plain PyTorch loop bit for bit, transformers' Trainer to rounding."""
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from mbf_utils.loops import Rows, batch_of
 from mbf_utils.lora import Pair, copied, each
 from mbf_utils.method import Method, seed_of
 from mbf_utils.methods import make_method
-from mbf_utils.runs import run_stream
+from mbf_utils.runs import fingerprint, run_stream
 from mbf_utils.settings import Settings
 from mbf_utils.text import collate, encode
 from mbf_utils.training import window_plan
@@ -140,6 +141,37 @@ def test_the_trainer_learns_what_our_loop_learns(name, ours, tmp_path):
         trainer_of(continual, index, tokenizer, tmp_path).train()
         assert continual.names == STREAM.names[:index]
         close(latest(continual), ours(name)[0][index - 1])
+
+
+@dataclass
+class Rising(Method):
+    """A penalty whose gradient is `weight` at every number of B; remembers the gradients of every step."""
+    weight: float
+
+    def penalty(self, live, task, batch, logits):
+        return self.weight * sum(pair.B.sum() for pair in live.values())
+
+    def edit_grads(self, live, task):
+        self.memory.setdefault("grads", []).append(torch.cat([pair.B.grad.flatten() for pair in live.values()]))
+
+
+@pytest.mark.parametrize("rows", [11, 9])           # windows of 2 + 2, 2 + 2 and 2 + 1 rows, or of 2 + 2, 2 + 2 and 1
+@pytest.mark.parametrize("told", [True, False])
+def test_a_trainer_counts_the_penalty_once_a_window_also_for_a_model_that_is_not_told_its_tokens(told, rows, tmp_path):
+    """Nothing moves at rate 0, so what the penalty adds to each step's gradient is the difference to the same steps without it."""
+    found = []
+    for weight in (0.0, 1.0):
+        model, tokenizer = toy_model()
+        model.accepts_loss_kwargs = told
+        continual = Continual(model, Rising(weight), **LORA)
+        trainer = trainer_of(continual, 1, tokenizer, tmp_path)
+        trainer.args.learning_rate = trainer.args.max_grad_norm = 0.0
+        trainer.train_dataset = trainer.train_dataset[:rows]
+        assert trainer.model_accepts_loss_kwargs == told
+        trainer.train()
+        found.append(torch.stack(continual.method.memory["grads"]))
+    assert len(found[0]) == 3 and found[0].abs().max() > 0
+    torch.testing.assert_close(found[1] - found[0], torch.ones_like(found[0]), atol=1e-5, rtol=0)
 
 
 @pytest.fixture
@@ -326,6 +358,40 @@ def test_another_base_is_refused_in_one_sentence(two_tasks):
     worn = Continual(toy_model()[0], **LORA)
     with pytest.raises(InputError, match="without adapters"):
         Continual.load(folder, worn.model.get_base_model())
+
+
+def test_one_weight_that_changed_anywhere_is_another_base(two_tasks):
+    """The least change of one number in any tensor, and two numbers that changed places."""
+    folder, model = two_tasks[0], toy_model()[0]
+    chance = torch.Generator().manual_seed(0)
+
+    def refused():
+        with pytest.raises(InputError, match="found another"):
+            Continual.load(folder, model)
+    for parameter in model.parameters():
+        values, kept = parameter.data.flatten(), parameter.data.clone()
+        place = int(torch.randint(values.numel(), (1,), generator=chance))
+        values[place] = torch.nextafter(values[place], torch.tensor(torch.inf))
+        refused()
+        if len(values) > 1 and values[0] != values[-1]:
+            parameter.data.copy_(kept)
+            values[[0, -1]] = values[[-1, 0]]
+            refused()
+        parameter.data.copy_(kept)
+    assert Continual.load(folder, model).names == STREAM.names[:2]
+
+
+def test_a_folder_of_an_earlier_version_is_checked_by_its_fingerprint(two_tasks):
+    folder = two_tasks[0]
+    config = json.loads((folder / "continual.json").read_text())
+    config["base"] = {"name": "", "dtype": "torch.float32", "fingerprint": fingerprint(toy_model()[0])}
+    (folder / "continual.json").write_text(json.dumps(config))
+    continual = Continual.load(folder, toy_model()[0])
+    assert equal(latest(continual), two_tasks[1][1])
+    with pytest.raises(InputError, match="found another"):
+        Continual.load(folder, toy_model(seed=1)[0])
+    continual.save(folder)
+    assert "sha256" in json.loads((folder / "continual.json").read_text())["base"]
 
 
 def test_the_last_versions_are_kept_to_go_back_to(tmp_path):

@@ -10,6 +10,7 @@ from mbf_utils.models import load_model
 from mbf_utils.runs import run_stream, walk_stream
 from mbf_utils.sources import load_stream
 from mbf_utils.subspaces import orthonormal_rows
+from mbf_utils.versions import weights_hash
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
@@ -34,6 +35,11 @@ def test_a_run_on_the_card_is_the_run_on_the_cpu(method, stream, tmp_path):
     for one, other in zip(tensors(here.lora(5, "result")), tensors(there.lora(5, "result"))):
         assert (one.cpu() - other.cpu()).norm() <= 1e-2 * other.norm()
     assert (here.options - there.options).abs().max().max() <= 100 / 32 + 1e-9       # a row on the edge may fall either way
+
+
+def test_the_same_weights_have_the_same_hash_on_the_card():
+    for dtype in ("float32", "bfloat16"):
+        assert weights_hash(load_model("tiny", "cuda", dtype)[0]) == weights_hash(load_model("tiny", "cpu", dtype)[0])
 
 
 def test_half_bases_keep_float32_factors_and_learn(stream, tmp_path):

@@ -13,6 +13,8 @@ from mbf_utils import models, world
 from mbf_utils.errors import InputError
 from mbf_utils.models import BASES, BUILT_IN, choose_device, choose_dtype, load_model, suggested
 from mbf_utils.pretrain import LORA
+from mbf_utils.runs import run_stream
+from mbf_utils.sources import load_stream
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +75,17 @@ def test_padding_falls_back_to_unk_then_eos(tmp_path):
     tokenizer.unk_token = None
     tokenizer.save_pretrained(tmp_path)
     assert load_model(tmp_path, device="cpu")[1].pad_token == "</s>"
+
+
+def test_a_base_whose_tokenizer_has_no_eos_is_refused_when_it_is_to_learn(tmp_path):
+    """It loads: to be merged or looked at it needs none."""
+    model, tokenizer = load_model("tiny", device="cpu")
+    model.save_pretrained(tmp_path)
+    tokenizer.pad_token = tokenizer.unk_token = tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, device="cpu")
+    with pytest.raises(InputError, match="expected a tokenizer with an eos token, .* found none in .*: set tokenizer.eos_token"):
+        run_stream(load_stream("world-5", limit=2)[:1], model=loaded)
 
 
 def test_auto_takes_the_best_device(monkeypatch):

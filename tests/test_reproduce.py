@@ -1,5 +1,6 @@
 """Presets, published numbers and the cells that reproduce them: complete, costed by one rule, run end to end on a little base."""
 import json
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from mbf_utils.presets import PRESETS
 from mbf_utils.published import replicated, rows_of, told
 from mbf_utils.results import Run
 from mbf_utils.settings import Settings
-from mbf_utils.streams import ORDERS
+from mbf_utils.streams import ORDERS, Example, Stream, TaskData
 
 QUICK = dict(epochs=1, batch_size=4, accumulation=1, rank=2, alpha=4.0, max_length=600, max_new_tokens=2, eval_batch_size=8)
 FLAGS = [text for name, value in QUICK.items() for text in (f"--{name.replace('_', '-')}", str(value))]
@@ -37,6 +38,8 @@ def test_presets_say_what_the_sources_say():
     assert of("slao-standard") == of("slao-long") == (8, 32, 0.1, 1e-4, 1, 8, 1074)
     assert of("olora") == (8, 32, 0.1, 1e-4, 1, 64, 562) and of("olora-t5") == (8, 32, 0.1, 1e-3, 1, 64, 562)
     assert of("sapt-superni") == (4, 32, 0, 5e-5, 50, 32, 1074) and of("sapt-long") == (4, 32, 0, 5e-5, 20, 32, 1074)
+    assert of("sapt-superni-t5") == (4, 32, 0, 3e-4, 100, 32, 562) and of("sapt-long-t5") == (8, 32, 0, 3e-4, 10, 32, 562)
+    assert [presets.fields(f"sapt-{name}-t5", "sapt")["lam"] for name in ("superni", "long")] == [0.5, 0.1]
     assert presets.fields("olora", "olora") == {"lambda1": 0.5, "lambda2": 0.0} and presets.fields("olora", "slao") == {}
     assert (presets.fields("sapt-superni", "sapt"), presets.fields("sapt-long", "sapt")) == ({"lam": 1.0}, {"lam": 2.0})
     assert presets.fields(None, "olora") == {}
@@ -67,7 +70,8 @@ def test_a_run_takes_a_preset_and_what_is_given_besides_counts_before_it(tmp_pat
 
 def test_presets_are_listed_and_shown(capsys):
     assert main(["presets"]) == 0
-    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == list(PRESETS)
+    lines = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [*PRESETS, "", "no preset holds", *presets.UNFIT] and {"O-LoRA, order 6"} <= set(presets.UNFIT)
     assert main(["presets", "sapt-superni"]) == 0
     printed = capsys.readouterr().out
     assert "circle-hit/SAPT" in printed and "epochs = 50" in printed and "lam" in printed and "left open: " in printed
@@ -152,7 +156,7 @@ def test_cells_run_resumably_and_stand_beside_what_was_published(folder, tmp_pat
                "tiny", "--seeds", "2", *FLAGS, "--out", str(tmp_path / "out")]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert "Not as the paper" in printed and printed.count("80.4") == 2
+    assert "Not as the paper" in printed and printed.count("80.4") == 2 and "base tiny; " in printed
     table = pd.read_csv(tmp_path / "out" / "reproduce.csv").set_index("cell")
     runs = [Run(file.parent) for file in (tmp_path / "out").rglob("config.json")]
     assert len(runs) == 3 * 2 and not table["as the paper"].any()
@@ -166,6 +170,63 @@ def test_cells_run_resumably_and_stand_beside_what_was_published(folder, tmp_pat
     before = (tmp_path / "out" / "reproduce.csv").read_bytes()
     monkeypatch.setattr("mbf_utils.runs.train_task", None)          # nothing is trained again
     assert main(command) == 0 and (tmp_path / "out" / "reproduce.csv").read_bytes() == before
+
+
+def test_fewer_rows_another_type_or_device_are_not_as_the_paper(tmp_path, monkeypatch):
+    """A stand-in for the runs: what is asked for tells. The counts are those of the benchmarks' own files."""
+    def rows(count):
+        return [Example("a :", ("b",))] * count
+
+    def stream(benchmark, order, seed, *rest):
+        sizes = {"dbpedia": (14000, 7600), "amazon": (5000, 7600), "yahoo": (10000, 7600), "agnews": (4000, 7600)}
+        few = (400, 100) if benchmark == "few" else None
+        return Stream("standard", order, tuple(TaskData(name, rows((few or sizes[name])[0]), [], rows((few or sizes[name])[1]), ("b",))
+                                               for name in ORDERS["standard"][order]))
+
+    device = "cuda:0"
+
+    class Done:
+        def __init__(self, order, method, seed):
+            self.method, self.config = method, {"seed": seed, "device": device, "model": {"name": "x"}}
+
+        def metrics(self):
+            return {"AA": 50.0, "BWT": -1.0}
+
+    def compare(stream, methods, seeds, *rest, **settings):
+        runs = [Done(stream.order, method, seed) for method in methods for seed in seeds]
+        return SimpleNamespace(runs=runs, failures=pd.DataFrame(columns=["cell", "error"]))
+    monkeypatch.setattr(reproduce, "load_stream", stream)
+    monkeypatch.setattr(reproduce, "compare", compare)
+
+    def differs(cell="main/standard/slao", data=(), **options):
+        table, _ = reproduce.reproduce(reproduce.choose([cell]), dict(data), tmp_path, **options)
+        assert (table["as the paper"] == (table["differs"] == "")).all()
+        return table["differs"].item()
+    own = presets.settings("slao-standard")
+    assert differs(lr=own["lr"], limit=10 ** 6) == differs(model=Base("meta-llama/Llama-2-7b-chat-hf", dtype="bfloat16")) == ""
+    few = differs(data={"standard": "few"})
+    assert few.split("; ")[0] == "dbpedia of 400 train and 100 test rows (not 14000 and 7600)" and few.count("rows") == 4
+    assert differs(model=Base("tiny")) == "base tiny" and differs(lr=1.0, rank=8) == "lr 1.0"
+    assert differs(model=Base("", dtype="float32", quantize=4)) == "4 bits; type float32"
+    assert differs(data_seed=7) == "rows of data seed 7" and differs(data={"standard": "own"}, data_seed=7) == ""
+    assert differs(named=False, prompts="SAPT") == "prompts SAPT; prompts that do not name their task"
+    device = "cpu"
+    assert differs() == "device cpu"
+
+    alone = pd.read_csv(tmp_path / "reproduce.csv")                  # what earlier calls found stays, a cell once
+    assert alone["cell"].tolist() == ["main/standard/slao"]
+    assert differs("main/standard/seqlora") == "device cpu"
+    both = pd.read_csv(tmp_path / "reproduce.csv")
+    names = [cell.name for cell in reproduce.cells()]
+    assert sorted(both["cell"], key=names.index) == both["cell"].tolist() and len(both) == 2
+    pd.testing.assert_frame_equal(both[both["cell"] == "main/standard/slao"].reset_index(drop=True), alone)
+    device = "cuda:0"
+    differs()
+    assert pd.read_csv(tmp_path / "reproduce.csv").set_index("cell")["as the paper"].to_dict() == {
+        "main/standard/slao": True, "main/standard/seqlora": False}
+    (tmp_path / "reproduce.csv").write_text("")
+    with pytest.raises(InputError, match="expected the table of earlier cells in .* found a damaged one: remove it"):
+        differs()
 
 
 def test_cells_run_on_real_rows_and_superni_counts_by_the_fields_scores(real_rows, tmp_path):

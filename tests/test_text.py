@@ -86,10 +86,31 @@ def test_a_frame_that_is_too_long_is_said_in_one_line(make, body):
     if body == "none":
         whole, frame = Example(whole.prompt, whole.answers), len(sum(encode(tokenizer, [whole], 1000)[0], []))
     assert len(sum(encode(tokenizer, [whole], frame)[0], [])) <= frame
-    for max_length in (frame - 1, 3, 1):
-        with pytest.raises(InputError, match="^expected .*found a frame of .*: raise max_length$") as error:
+    answer = len(encode(tokenizer, [whole], 1000)[0].answer)
+    for max_length in range(1 + answer, frame):
+        with pytest.raises(InputError, match=r"^expected a prompt of at most \d+ tokens .*found a frame of .*: raise max_length$") as error:
             encode(tokenizer, [whole], max_length)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("make", TOKENIZERS.values(), ids=TOKENIZERS)
+def test_an_answer_that_is_too_long_is_said_in_one_line_and_never_a_number_below_0(make):
+    tokenizer, whole = make(), example(2, answer="good red green")
+    answer = len(encode(tokenizer, [whole], 1000)[0].answer) - 1
+    for max_length in range(0, 1 + answer + 1):                      # bos, answer and eos do not fit
+        with pytest.raises(InputError, match=rf"^expected an answer of at most {max(0, max_length - 2)} tokens and its eos within "
+                                             rf"max_length {max_length}, found one of {answer} \('good red green', to the prompt "
+                                             r"'alpha: .*'\): raise max_length, or leave the row out$") as error:
+            encode(tokenizer, [whole], max_length)
+        assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_without_eos_or_pad_is_refused_at_its_first_use():
+    with pytest.raises(InputError, match="^expected a tokenizer with an eos token, .*: set tokenizer.eos_token"):
+        encode(word_tokenizer(eos_token=None), [example(3)], 1000)
+    tokenizer = word_tokenizer(pad_token=None)
+    with pytest.raises(InputError, match="^expected a tokenizer with a pad token, found none: set tokenizer.pad_token"):
+        collate(encode(tokenizer, [example(3), example(4)], 1000), tokenizer.pad_token_id)
 
 
 def test_rows_come_in_the_order_of_the_examples_and_only_long_ones_are_cut():

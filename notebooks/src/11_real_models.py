@@ -16,7 +16,8 @@
 # | Colab, T4 (with them) | not measured | 30 |
 #
 # **You will be able to** tell what a 7-billion model needs in memory, load a checkpoint, choose where LoRA sits, run with the
-# paper's settings, go on after an interruption, and hand out the result as a plain PEFT adapter or as whole weights.
+# paper's settings, go on after an interruption, train in a loop of your own, and hand out the result as a plain PEFT adapter or as
+# whole weights.
 
 # %%
 import mbf_utils as mbf
@@ -26,26 +27,33 @@ FAST = mbf.lessons.setup(cpu_minutes=1)
 # %% [markdown]
 # ## How much memory is in a model, and how much in its adapter?
 #
-# Shapes alone tell it; no weights are loaded (`meta` tensors have none). Sizes of Llama-2-7B:
+# Shapes alone tell it; no weights are loaded (`meta` tensors have none). Sizes of Llama-2-7B, and of the small open model that
+# a GPU session loads below, whose first and last matrix are one:
 
 # %%
 import pandas as pd
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-config = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, vocab_size=32000)
+configs = {"Llama-2-7B": LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
+                                     vocab_size=32000),
+           "Qwen2.5-0.5B": Qwen2Config(hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
+                                       num_key_value_heads=2, vocab_size=151936, tie_word_embeddings=True)}
 with torch.device("meta"):
-    llama = LlamaForCausalLM(config)
-parameters = sum(p.numel() for p in llama.parameters())
-print(f"{parameters / 1e9:.2f} billion parameters: {parameters * 2 / 1e9:.1f} GB in bfloat16, {parameters / 2 / 1e9:.1f} GB in 4 bits")
+    shapes = {name: AutoModelForCausalLM.from_config(config) for name, config in configs.items()}
+parameters = {name: sum(p.numel() for p in model.parameters()) for name, model in shapes.items()}
+for name, count in parameters.items():
+    print(f"{name}: {count / 1e9:.2f} billion parameters: {count * 2 / 1e9:.1f} GB in bfloat16, {count / 2 / 1e9:.1f} GB in 4 bits")
 
 # %% [markdown]
 # LoRA of rank 8 on `q_proj` and `v_proj`, the paper's choice: $r\,(d_{in} + d_{out})$ numbers a module, kept in float32.
 
 # %%
-sites = [module for name, module in llama.named_modules() if name.endswith(("q_proj", "v_proj"))]
-pair = sum(8 * (site.in_features + site.out_features) for site in sites)
-print(f"{len(sites)} modules, {pair / 1e6:.2f} million numbers: {pair * 4 / 1e6:.0f} MB a pair")
+pairs = {}
+for name, model in shapes.items():
+    sites = [module for path, module in model.named_modules() if path.endswith(("q_proj", "v_proj"))]
+    pairs[name] = sum(8 * (site.in_features + site.out_features) for site in sites)
+    print(f"{name}: {len(sites)} modules, {pairs[name] / 1e6:.2f} million numbers: {pairs[name] * 4 / 1e6:.1f} MB a pair")
 
 # %% [markdown]
 # Training adds, for every number of the pair, its gradient and AdamW's two averages, and the layers' inputs, which
@@ -53,12 +61,16 @@ print(f"{len(sites)} modules, {pair / 1e6:.2f} million numbers: {pair * 4 / 1e6:
 # (a T4 has 16, an L4 24, an A100 40 or 80); arithmetic from shapes, *not measured*:
 
 # %%
-tokens, GB = 8 * 1024, 1e9
-inputs, state = config.num_hidden_layers * tokens * config.hidden_size * 2 / GB, pair * 16 / GB
-parts = {"pair, gradient, AdamW": state, "layers' inputs": inputs}
-memory = pd.DataFrame({f"{bits} bits": {"base": parameters * bits / 8 / GB, **parts} for bits in (16, 8, 4)}).T
-fits = ["A100" if gb > 22 else "L4, A100" if gb > 14 else "T4, L4, A100" for gb in memory.sum(axis=1)]
-memory.assign(whole=memory.sum(axis=1), fits=fits).round(2)
+def memory(name, bits, tokens=8 * 1024, GB=1e9):
+    config = configs[name]
+    return {"base": parameters[name] * bits / 8 / GB, "pair, gradient, AdamW": pairs[name] * 16 / GB,
+            "layers' inputs": config.num_hidden_layers * tokens * config.hidden_size * 2 / GB}
+
+
+table = pd.DataFrame({f"{name}, {bits} bits": memory(name, bits)
+                      for name, bits in [*(("Llama-2-7B", bits) for bits in (16, 8, 4)), ("Qwen2.5-0.5B", 16)]}).T
+fits = ["A100" if gb > 22 else "L4, A100" if gb > 14 else "T4, L4, A100" for gb in table.sum(axis=1)]
+table.assign(whole=table.sum(axis=1), fits=fits).round(2)
 
 # %% [markdown]
 # **Predict**: what does SLAO carry from task to task, and how does it grow with the number of tasks?
@@ -67,7 +79,7 @@ memory.assign(whole=memory.sum(axis=1), fits=fits).round(2)
 # tasks as after 200. A method that stacks carries a pair for every task.
 
 # %%
-tasks = [2, 15, 100]
+tasks, pair = [2, 15, 100], pairs["Llama-2-7B"]
 pd.DataFrame({"SLAO (MB)": [1.5 * pair * 4 / 1e6] * 3, "a stack (MB)": [t * pair * 4 / 1e6 for t in tasks]}, index=tasks).round(0)
 
 # %% [markdown]
@@ -159,7 +171,6 @@ mbf.plots.matrix_heatmap(run.matrix)
 
 # %%
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 base = AutoModelForCausalLM.from_pretrained(model.name_or_path, dtype=model.dtype).to(model.device)
 whole = PeftModel.from_pretrained(base, run.adapter(2)).merge_and_unload()
@@ -203,6 +214,73 @@ pd.Series({"folded": score.exact, "in the run": run.matrix.iloc[1, 1]}, name="ex
 
 # %% tags=["skip-execution"]
 worn.push_to_hub("YOUR-NAME/my-slao-adapter")            # the adapter; whole.push_to_hub(...) pushes the weights
+
+# %% [markdown]
+# ## What if the training loop is not ours?
+#
+# Then `Continual` wears one adapter on a model and puts the method's steps into whatever loop trains it. Rows are
+# transformers': numbers of tokens, and labels of -100 where no loss is wanted.
+
+# %%
+from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
+
+first, second = (mbf.checks.rows_of(tokenizer, task.train[:96]) for task in tasks)
+held_out = {task.name: mbf.checks.rows_of(tokenizer, task.test[:48]) for task in tasks}
+collate = DataCollatorForSeq2Seq(tokenizer)
+collate(first[:2])["labels"]
+
+# %% [markdown]
+# ### How does transformers' Trainer learn a task?
+#
+# One callback more. The task begins with the Trainer and ends with its `train()`; then the model wears the method's result.
+
+# %%
+continual, rate = mbf.Continual(model, method="slao"), 1e-4 if large else 1e-2
+arguments = TrainingArguments(folder / "trainer", learning_rate=rate, num_train_epochs=2, per_device_train_batch_size=16,
+                              save_strategy="no", report_to=[], disable_tqdm=True)
+trainer = Trainer(continual.model, arguments, train_dataset=first, data_collator=collate,
+                  callbacks=[continual.callback("january", first)])
+trainer.remove_callback(PrinterCallback)                            # it prints times
+trainer.train()
+continual
+
+# %% [markdown]
+# ### And a plain PyTorch loop the next one?
+#
+# One optimizer over `continual.parameters()`, made anew for every task, and the loss that the model returns:
+
+# %%
+batches = [collate(second[k:k + 16]).to(model.device) for k in range(0, len(second), 16)]
+with continual.task("february", batches):
+    optimizer = torch.optim.AdamW(continual.parameters(), lr=rate)
+    for batch in batches * 2:
+        continual.model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+continual
+
+# %% [markdown]
+# ### Is the newest adapter good enough to publish?
+#
+# The folder is a plain PEFT adapter, with the method's memory and earlier versions beside it; a later process goes on from it, on
+# the same base. `check` scores held-out rows under each version: minus the loss, in nats a token.
+
+# %%
+adapter = continual.save(folder / "adapter")
+continual = mbf.Continual.load(adapter, mbf.load_model(model.name_or_path, dtype=model.dtype)[0])
+continual.check(held_out, max_drop=10)
+
+# %% [markdown]
+# A new task costs an old one something. Above `max_drop` the check is an error, so that a script stops before it publishes; here
+# we go back instead.
+
+# %%
+try:
+    continual.check(held_out, max_drop=0.2)
+except mbf.errors.Worse as worse:
+    print(worse)
+    continual.rollback()
+continual
 
 # %% [markdown]
 # ## GPU only: a Llama on the benchmark
@@ -262,6 +340,7 @@ mbf.lessons.check(steps, [1000, 500], "rows x epochs / (batch x accumulation x c
 # ## Summary
 #
 # - The state that SLAO carries is small and does not grow; the base is the cost.
+# - `Continual` brings the method into a loop of your own, and checks an adapter before it is published.
 # - A run goes on where it stopped, and what it gives is a plain PEFT adapter, or whole weights.
 # - The papers' settings have names; so have the cells of the paper's tables, with what each would cost.
 # - What a small model shows is the machinery, not the level of a large one.
