@@ -20,7 +20,7 @@ from typing import Callable, Iterable, NamedTuple
 
 from mbf_utils.errors import InputError
 from mbf_utils.prompts import KNOWN, SUPERNI_LABELS, Frame, frame_of, key_of, superni_frame
-from mbf_utils.rows import SPLITS, check_draw, copies, draw, usable
+from mbf_utils.rows import SPLITS, check_draw, copies, draw, unseen, usable
 from mbf_utils.streams import ORDERS, Example, Stream, TaskData, find_order
 
 TRAIN, TEST = 1000, 7600                            # rows a class, and at most
@@ -119,9 +119,9 @@ def read_hub(benchmark: str, order=None, seed: int = 0, limit: int | None = None
     tasks, said = [], []
     for name in names:
         splits, labels, told = _superni(name, seed) if benchmark == "superni" else _classes(name, seed, named, prompts)
-        said += told
-        tasks.append(TaskData(name, labels=labels, **{
-            split: draw(splits[split], limit, f"{seed}/{name}/{split}") for split in SPLITS}))
+        drawn = {split: draw(splits[split], limit, f"{seed}/{name}/{split}") for split in SPLITS}
+        said += told + [f"{name}: {word}" for word in [copies(splits), *unseen(labels, splits["train"], drawn["train"])] if word]
+        tasks.append(TaskData(name, labels=labels, **drawn))
     if said:
         warnings.warn(f"{benchmark} from the Hub: {'; '.join(said)}.", stacklevel=2)
     return Stream(benchmark, label, tuple(tasks), named=bool(named) and benchmark != "superni" and prompts != "SAPT")
@@ -161,7 +161,7 @@ def _classes(name: str, seed: int, named: bool, prompts: str | None) -> tuple[Ro
     told = [f"{name} is {used}"] if len(source.ids) > 1 else []
     if name == "agnews":
         told.append("whose title and body stand in one text")
-    return splits, frame.labels, told + [f"{name}: {found}" for found in [copies(splits)] if found]
+    return splits, frame.labels, told
 
 
 def _with_columns(get: Callable, split: str, source: Source):
@@ -246,7 +246,7 @@ def _superni(name: str, seed: int) -> tuple[Rows, tuple[str, ...], list[str]]:
 
     used, splits = _first(name, ((f"Lots-of-LoRAs/{name}", None), ("Muennighoff/natural-instructions", None)),
                           lambda get: (own if get.args[0].startswith("Lots") else one_for_all)(get))
-    return splits, labels, [f"{name} is {used}"] + [f"{name}: {found}" for found in [copies(splits)] if found]
+    return splits, labels, [f"{name} is {used}"]
 
 
 def _drawn(rows: list[dict], split: str, name: str, labels: tuple[str, ...], seed: int) -> list[Example]:
