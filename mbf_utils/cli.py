@@ -198,7 +198,7 @@ def _add_settings(group) -> None:
             group.add_argument(flag, default=argparse.SUPPRESS, help="module names with commas between, or all-linear")
         elif field.name == "scores":
             group.add_argument(flag, default=argparse.SUPPRESS, metavar="NAME", help="each task's score: field (SuperNI's and TRACE's own), "
-                               "SAPT, or one for all: exact, rouge_l, edit_similarity, sari, letter")
+                               "SAPT, or one for all: exact, literal, rouge_l, edit_similarity, sari, letter")
         else:
             group.add_argument(flag, type=type(field.default), default=argparse.SUPPRESS, metavar=type(field.default).__name__.upper(),
                                help=f"real models: {field.default}")

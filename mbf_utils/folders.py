@@ -11,6 +11,7 @@ Nothing is guessed: what cannot be used raises one sentence with file and row, a
 from __future__ import annotations
 
 import os
+import random
 import warnings
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,7 +19,8 @@ from pathlib import Path
 from mbf_utils.errors import InputError
 from mbf_utils.prompts import (FORMS, INSTRUCTIONS, KNOWN, SAYS, SUPERNI_LABELS, TRACE_LABELS, Frame, frame_of, key_of, known,
                                olora_frame, sapt_frame, superni_frame)
-from mbf_utils.rows import SPLITS, check_draw, copies, draw, parsed, plain, refusal, text_of, told_apart, usable, wrong
+from mbf_utils.rows import (SPLITS, about, check_draw, copies, draw, parsed, plain, refusal, text_of, told_apart, unseen, usable,
+                            wrong)
 from mbf_utils.streams import ORDERS, Example, Stream, TaskData, find_order
 
 
@@ -39,7 +41,7 @@ def read_folder(path, order=None, seed: int = 0, limit: int | None = None, named
     Labels come from labels.json (O-LoRA), from `SUPERNI_LABELS`, or are the outputs of the whole train.json, sorted (SAPT's
     long benchmark, whose labels.json contradicts its rows for QQP), or from `TRACE_LABELS`. Rows with another label or without
     an answer are dropped with a warning. Where there is no dev.json, a tenth of train, drawn with `seed`, is dev and leaves
-    train.
+    train, with all rows that ask about the same passages (MultiRC).
     Raises InputError for a folder, file, row, order or limit that cannot be used.
     """
     check_draw(limit, seed)
@@ -53,12 +55,9 @@ def read_folder(path, order=None, seed: int = 0, limit: int | None = None, named
             rows["train"], rows["dev"] = _hold_out(rows["train"], folder, seed)
         elif rows["dev"] == rows["test"]:
             same.append(folder.name)
-        if found_twice := copies(rows):
-            said.append(f"{folder.name}: {found_twice}")
-        if never := [label for label in labels if not any(label in row.answers for row in rows["train"])]:
-            said.append(f"{folder.name}: no row of train has the label {' or '.join(never)}")
-        tasks.append(TaskData(folder.name, labels=labels, **{
-            split: draw(rows[split], limit, f"{seed}/{folder.name}/{split}") for split in SPLITS}))
+        drawn = {split: draw(rows[split], limit, f"{seed}/{folder.name}/{split}") for split in SPLITS}
+        said += [f"{folder.name}: {told}" for told in [copies(rows), *unseen(labels, rows["train"], drawn["train"])] if told]
+        tasks.append(TaskData(folder.name, labels=labels, **drawn))
     if same:
         warnings.warn(f"dev.json and test.json have the same rows in {root} for {', '.join(same)}: "
                       "choosing a model or a setting on dev there chooses on test.", stacklevel=2)
@@ -263,9 +262,19 @@ def _keep(examples: list[Example], labels: tuple[str, ...], file: Path) -> list[
 
 
 def _hold_out(train: list[Example], folder: Path, seed: int) -> tuple[list[Example], list[Example]]:
-    dev = draw(list(range(len(train))), -(-len(train) // 10) if len(train) > 1 else 0, f"{seed}/{folder.name}/dev of train")
+    """Train without dev, and dev: a tenth of the rows, drawn one by one, each with all that share its passage or its text; what
+    would make it more than half of train stays there."""
+    keys, groups = [about(row) for row in train], {}
+    for i, key in enumerate(keys):
+        groups.setdefault(key, []).append(i)
+    numbers, dev, wanted = list(range(len(train))), set(), -(-len(train) // 10)
+    random.Random(f"{seed}/{folder.name}/dev of train").shuffle(numbers)
+    for i in numbers:
+        group = groups.pop(keys[i], [])
+        if len(dev) < wanted and 2 * (len(dev) + len(group)) <= len(train):
+            dev.update(group)
     warnings.warn(f"{folder} has no dev.json: {len(dev)} of {len(train)} rows of train, drawn with seed {seed}, became dev.")
-    return [train[i] for i in sorted(set(range(len(train))) - set(dev))], [train[i] for i in dev]
+    return [row for i, row in enumerate(train) if i not in dev], [row for i, row in enumerate(train) if i in dev]
 
 
 def _read(file: Path):

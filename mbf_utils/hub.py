@@ -4,11 +4,13 @@ The rows are those of the same raw data sets, put into O-LoRA's or SAPT's senten
 their seed is not known. Fetch their folders for those (`load_stream("path/to/CL_Benchmark:1")`).
 
     train   shuffle(seed), then the first 1000 rows a class (as O-LoRA's files have), fewer where there are not so many
-    dev     the last tenth of that number in the same shuffle; no text (in MultiRC and BoolQA: no passage) of dev is in train
+    dev     the last tenth of that number in the same shuffle; no text (in MultiRC and BoolQA: no passage) of dev is in train. A set
+            that is too small for both (CB, COPA) gives its tenth to dev and the rest to train, which a warning says
     test    the split with labels (validation in GLUE and SuperGLUE, whose test has none), of more than 7600 rows 7600 drawn
 
-Of several ids the first that can be read is used, and a warning says which. `datasets` keeps what it has fetched. Columns and
-class numbers are checked, never assumed: what does not fit is a reason to try the next id. Nothing of a data set is run.
+Rows without a class or a text are passed over and counted in a warning. Of several ids the first that can be read is used; a warning
+says which it was. `datasets` keeps what it has fetched. Columns and class numbers are checked, never assumed: what does not fit is
+a reason to try the next id. Nothing of a data set is run.
 """
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from typing import Callable, Iterable, NamedTuple
 
 from mbf_utils.errors import InputError
 from mbf_utils.prompts import KNOWN, SUPERNI_LABELS, Frame, frame_of, key_of, superni_frame
-from mbf_utils.rows import SPLITS, check_draw, copies, draw, usable
+from mbf_utils.rows import SPLITS, check_draw, copies, draw, unseen, usable
 from mbf_utils.streams import ORDERS, Example, Stream, TaskData, find_order
 
 TRAIN, TEST = 1000, 7600                            # rows a class, and at most
@@ -79,7 +81,7 @@ SOURCES = {
     "IMDB": Source((("stanfordnlp/imdb", "plain_text"),), "test", "label text", (("neg", "Bad"), ("pos", "Good")),
                    lambda row: row["text"]),
     "SST-2": Source(((_GLUE, "sst2"),), "validation", "label sentence", (("negative", "Bad"), ("positive", "Good")),
-                    lambda row: f"Text: {row['sentence'].rstrip(' ')} "),
+                    lambda row: f"Text: {(row['sentence'] or '').rstrip(' ')} "),
     "MNLI": Source(((_GLUE, "mnli"),), "validation_matched", "label premise hypothesis",
                    _same("entailment", "neutral", "contradiction"), _pair("premise", "hypothesis")),
     "CB": Source(_superglue("cb"), "validation", "label premise hypothesis", _same("entailment", "contradiction", "neutral"),
@@ -119,9 +121,9 @@ def read_hub(benchmark: str, order=None, seed: int = 0, limit: int | None = None
     tasks, said = [], []
     for name in names:
         splits, labels, told = _superni(name, seed) if benchmark == "superni" else _classes(name, seed, named, prompts)
-        said += told
-        tasks.append(TaskData(name, labels=labels, **{
-            split: draw(splits[split], limit, f"{seed}/{name}/{split}") for split in SPLITS}))
+        drawn = {split: draw(splits[split], limit, f"{seed}/{name}/{split}") for split in SPLITS}
+        said += told + [f"{name}: {word}" for word in [copies(splits), *unseen(labels, splits["train"], drawn["train"])] if word]
+        tasks.append(TaskData(name, labels=labels, **drawn))
     if said:
         warnings.warn(f"{benchmark} from the Hub: {'; '.join(said)}.", stacklevel=2)
     return Stream(benchmark, label, tuple(tasks), named=bool(named) and benchmark != "superni" and prompts != "SAPT")
@@ -149,19 +151,16 @@ def _classes(name: str, seed: int, named: bool, prompts: str | None) -> tuple[Ro
     """({split: Examples}, labels, what has to be said) of one of the fifteen data sets."""
     source, frame = SOURCES[name], frame_of(name, prompts, named)
 
-    def read(get) -> Rows:
-        train, test = _with_columns(get, "train", source), _with_columns(get, source.test, source)
-        train_rows, dev_rows = _train_and_dev(train, source, seed)
-        test_rows = test.shuffle(seed=seed).select(range(TEST)) if len(test) > TEST else test
-        of_train, of_test = _label_of(train, source), _label_of(test, source)
-        return {split: _asked(frame, source, rows, label, f"{split} of {name}") for split, rows, label in (
-            ("train", train_rows, of_train), ("dev", dev_rows, of_train), ("test", test_rows, of_test))}
+    def read(get) -> tuple[Rows, list[str]]:
+        data, test = _with_columns(get, "train", source), _with_columns(get, source.test, source)
+        asked, asked_test = (partial(_asked, frame, source, _label_of(part, source)) for part in (data, test))
+        train, dev, few = _train_and_dev(data, source, name, seed, asked)
+        test, _ = asked_test(f"test of {name}", test.shuffle(seed=seed) if len(test) > TEST else test, TEST)
+        return {"train": train, "dev": dev, "test": test}, few
 
-    used, splits = _first(name, source.ids, read)
-    told = [f"{name} is {used}"] if len(source.ids) > 1 else []
-    if name == "agnews":
-        told.append("whose title and body stand in one text")
-    return splits, frame.labels, told + [f"{name}: {found}" for found in [copies(splits)] if found]
+    used, (splits, few) = _first(name, source.ids, read)
+    told = [f"{name} is {used}" + (", whose title and body stand in one text" if name == "agnews" else ""), *few]
+    return splits, frame.labels, told
 
 
 def _with_columns(get: Callable, split: str, source: Source):
@@ -202,30 +201,34 @@ def _label_of(data, source: Source) -> Callable:
     return lambda value: ordered[value - first] if value is not None and value >= 0 else None
 
 
-def _train_and_dev(data, source: Source, seed: int) -> tuple[list[dict], list[dict]]:
-    """The first rows of the shuffled split, and the last, a tenth as many, which share no text (or passage) with them."""
-    shuffled, count = data.shuffle(seed=seed), min(TRAIN * len(source.classes), len(data))
+def _train_and_dev(data, source: Source, name: str, seed: int, asked: Callable) -> tuple[list[Example], list[Example], list[str]]:
+    """The first rows of the shuffled split, and the last, a tenth as many, which share no text (or passage) with them; and what has
+    to be said where there are too few for both."""
+    def about(row: dict) -> str:
+        return row[source.apart] if source.apart else source.text(row)
+
+    shuffled, count, last = data.shuffle(seed=seed), min(TRAIN * len(source.classes), len(data)), len(data)
     spare = count // 10 or int(count > 1)
-    dev = shuffled.select(range(len(data) - spare, len(data))).to_list()
-    about = (lambda row: row[source.apart]) if source.apart else source.text
-    taken, train = set(map(about, dev)), []
-    for row in shuffled.select(range(len(data) - spare)):
-        if len(train) == count:
-            break
-        if about(row) not in taken:
-            train.append(row)
-    return train, dev
+    dev, seen = asked(f"dev of {name}", (shuffled[i] for i in reversed(range(last))), spare) if spare else ([], 0)
+    taken = {about(row) for row in shuffled.select(range(last - seen, last))}
+    rest = (row for row in shuffled.select(range(last - seen)) if about(row) not in taken)
+    train, _ = asked(f"train of {name}", rest, count)
+    few = f"{name}: too few rows for {count} of train and {spare} of dev, so train has {len(train)}"
+    return train, dev[::-1], [few] if len(train) < count else []
 
 
-def _asked(frame: Frame, source: Source, rows: Iterable[dict], label: Callable, place: str) -> list[Example]:
-    """Rows as Examples; those without a class or with an empty text are left out, which a warning counts."""
+def _asked(frame: Frame, source: Source, label: Callable, place: str, rows: Iterable[dict], count: int) -> tuple[list[Example], int]:
+    """The first `count` rows with a class and a text as Examples, and how many rows were looked at; a warning counts the others."""
     column = source.columns.split()[0].partition("|")[0]
-    found = []
+    found, good = [], 0
     for row in rows:
-        whole = all(row[name] for name in row if name not in (column, "question_content"))
+        whole = all(row[key] for key in row if key not in (column, "question_content"))
         told = label(row[column]) if whole else None
-        found.append(frame.ask(source.text(row), *([told] if told else [])))
-    return [example for example, keep in zip(found, usable(found, frame.labels, place)) if keep]
+        found.append(frame.ask(source.text(row) if whole else "", *([told] if told else [])))
+        good += told is not None
+        if good == count:
+            break
+    return [example for example, keep in zip(found, usable(found, frame.labels, place)) if keep], len(found)
 
 
 # ---- Super-NaturalInstructions
@@ -234,7 +237,7 @@ def _superni(name: str, seed: int) -> tuple[Rows, tuple[str, ...], list[str]]:
     labels = SUPERNI_LABELS.get(name, ())
 
     def own(get) -> Rows:
-        return {split: _drawn([_apart(row) for row in get(part)], split, name, labels, seed)
+        return {split: _drawn([_unwrapped(row) for row in get(part)], split, name, labels, seed)
                 for split, part in zip(SPLITS, ("train", "valid", "test"))}
 
     def one_for_all(get) -> Rows:
@@ -246,20 +249,20 @@ def _superni(name: str, seed: int) -> tuple[Rows, tuple[str, ...], list[str]]:
 
     used, splits = _first(name, ((f"Lots-of-LoRAs/{name}", None), ("Muennighoff/natural-instructions", None)),
                           lambda get: (own if get.args[0].startswith("Lots") else one_for_all)(get))
-    return splits, labels, [f"{name} is {used}"] + [f"{name}: {found}" for found in [copies(splits)] if found]
+    return splits, labels, [f"{name} is {used}"]
 
 
 def _drawn(rows: list[dict], split: str, name: str, labels: tuple[str, ...], seed: int) -> list[Example]:
-    rows, found = draw(rows, SUPERNI_ROWS[split], f"{seed}/{name}/{split} of the Hub"), []
+    found = []
     for row in rows:
         answers = row["output"] if isinstance(row["output"], (list, tuple)) else [row["output"]]
         frame = superni_frame(row["definition"].strip())
-        example = frame.ask(row["text"], *(answer for answer in answers if answer.strip()))
-        found.append(example)
-    return [example for example, keep in zip(found, usable(found, labels, f"{split} of {name}")) if keep]
+        found.append(frame.ask(row["text"], *(answer for answer in answers if answer.strip())))
+    good = [example for example, keep in zip(found, usable(found, labels, f"{split} of {name}")) if keep]
+    return draw(good, SUPERNI_ROWS[split], f"{seed}/{name}/{split} of the Hub")
 
 
-def _apart(row: dict) -> dict:
+def _unwrapped(row: dict) -> dict:
     """Definition and text out of a whole prompt (definition, examples, text), as the parquet copies hold it."""
     head, middle, tail = row["input"].partition("Now complete the following example -\nInput: ")
     if not head.startswith("Definition: ") or not middle:

@@ -21,6 +21,7 @@ from mbf_utils.streams import Example
 SPLITS = ("train", "dev", "test")
 MOST = 2 * 10 ** 9                                             # bytes of one file: it is read whole
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".json")              # of files that are tables
+_NOISE = (string.punctuation + string.whitespace).encode()
 
 
 def wrong(expected: str, where, found, todo: str) -> InputError:
@@ -178,23 +179,57 @@ def usable(examples: list[Example], labels: tuple[str, ...], file, places: list[
 
 
 def copies(splits: dict[str, list[Example]]) -> str:
-    """What has to be said about texts that stand in two splits or have two answers in train, and about passages (of reading
-    questions) that stand in train and test; "" where there are none."""
-    def text(row: Example) -> str:
-        return " ".join(row.prompt[slice(*row.body)].split()) if row.body else row.prompt
-
-    said, seen = [], {}
-    for row in splits["train"]:
-        seen.setdefault(text(row), set()).add(row.answers)
-    if double := sum(len(answers) > 1 for answers in seen.values()):
+    """What has to be said about texts that stand in two splits, or in train twice or with two answers, and about passages (of
+    reading questions) that stand in train and in another split; "" where there are none."""
+    train = [_text(row) for row in splits["train"]]
+    answers: dict[str, set] = {}
+    alike: dict[bytes, set] = {}
+    for text, row in zip(train, splits["train"]):
+        answers.setdefault(text, set()).add(row.answers)
+        alike.setdefault(_bare(text), set()).add(row.answers)
+    said = []
+    if double := sum(len(each) > 1 for each in answers.values()):
         said.append(f"{double} texts of train have different answers")
+    if again := len(train) - sum(map(len, alike.values())):
+        said.append(f"{again} of {len(train)} rows of train repeat another, case, punctuation and blanks aside")
+    passages = {passage for text in answers if (passage := _passage(text))}
     for split in ("dev", "test"):
-        if count := sum(text(row) in seen for row in splits.get(split, [])):
-            said.append(f"{count} of {len(splits[split])} texts of {split} stand in train too")
-    known = {passage for row in seen if (passage := _passage(row))}
-    if count := sum(_passage(text(row)) in known for row in splits.get("test", []) if text(row) not in seen):
-        said.append(f"{count} of {len(splits['test'])} rows of test ask about a passage of train")
+        texts = [_text(row) for row in splits.get(split, [])]
+        new = [text for text in texts if _bare(text) not in alike]
+        if count := len(texts) - len(new):
+            near = count - sum(text in answers for text in texts)
+            said.append(f"{count} of {len(texts)} texts of {split} stand in train too"
+                        + (f" ({near} of them but for case, punctuation or blanks)" if near else ""))
+        if count := sum(_passage(text) in passages for text in new if passages):
+            said.append(f"{count} of {len(texts)} rows of {split} ask about a passage of train")
     return ", ".join(said)
+
+
+def about(row: Example) -> str | bytes:
+    """What should not stand in two splits: the passage that a row asks about, else its text without case, punctuation and blanks."""
+    text = _text(row)
+    return _passage(text) or _bare(text)
+
+
+def unseen(labels: Iterable[str], train: list[Example], drawn: list[Example]) -> list[str]:
+    """What has to be said about labels of which train has no row, or none among those that a limit left of it."""
+    def lacking(rows: list[Example]) -> list[str]:
+        seen = {answer for row in rows for answer in row.answers}
+        return [label for label in labels if label not in seen]
+
+    never = lacking(train)
+    lost = [label for label in lacking(drawn) if label not in never]
+    return ([f"no row of train has the label {' or '.join(never)}"] if never else []) + (
+        [f"none of the {len(drawn)} rows of train that limit leaves has the label {' or '.join(lost)} (raise it)"] if lost else [])
+
+
+def _text(row: Example) -> str:
+    return " ".join(row.prompt[slice(*row.body)].split()) if row.body else row.prompt
+
+
+def _bare(text: str) -> bytes:
+    """The text in lower case without ASCII punctuation and blanks, many times as fast as `plain`; itself if nothing is left."""
+    return text.lower().encode("utf-8", "surrogatepass").translate(None, _NOISE) or text.encode("utf-8", "surrogatepass")
 
 
 def _passage(text: str) -> str | None:

@@ -1,12 +1,14 @@
 """How an answer that is text is scored, by name, and which score each task has in the field.
 
     exact             equal after normalisation (rows.plain), to any of the references
+    literal           equal but for outer white space: -5 is not 5, and 35 not 3.5
     rouge_l           Rouge-L F-measure (rouge.py)
     edit_similarity   of the characters: 2 LCS / (len + len), for code, its literals written out
     sari              kept, added and deleted n-grams of a simplified text (Xu et al. 2016, with 0 / 0 = 1 as the Hub's metric)
     letter            the letter that was chosen, whatever reason follows it
 
-Where a row has several references the best one counts (SAPT's program draws one, for test rows too; SARI takes them all).
+Where a row has several references the best one counts (SAPT's program draws one, for test rows too; SARI takes them all). An answer
+of None is an empty one.
 
 Sources disagree, so a choice has a name (Settings.scores):
 
@@ -15,8 +17,9 @@ Sources disagree, so a choice has a name (Settings.scores):
     SAPT    Rouge-L for all fifteen of SuperNI (circle-hit/SAPT); the rest as above.
     a name from the list above: that score for every task.
 
-TRACE's programs (BeyonderXX/TRACE evaluations/) compare accuracies without normalising and take another package's Rouge-L, which
-stems no words: close, not equal. They let a model write 512 tokens (max_new_tokens=512).
+TRACE's programs (BeyonderXX/TRACE metrics.py) compare accuracies without normalising: so do `literal`, for its two tasks of numbers,
+and exact match where there are labels, as in its C-STANCE and FOMC (evaluation.py). They take another package's Rouge-L, which stems
+no words: close, not equal. They let a model write 512 tokens (max_new_tokens=512).
 """
 from __future__ import annotations
 
@@ -30,12 +33,12 @@ from .rouge import likeness, rouge_l
 from .rows import plain
 from .streams import ORDERS, Example
 
-Scorer = Callable[[str, Example], float]            # (answer, row) -> 0 to 1
+Scorer = Callable[[str | None, Example], float]     # (answer, row) -> 0 to 1
 
 
 def best(score: Callable[[str, str], float]) -> Scorer:
     """Of all the row's references the best."""
-    return lambda answer, example: max(float(score(answer, reference)) for reference in example.answers)
+    return lambda answer, example: max(float(score(answer or "", reference)) for reference in example.answers)
 
 
 def _equal(answer: str, reference: str) -> bool:
@@ -91,15 +94,17 @@ def _source(example: Example) -> str:
 
 SCORES: dict[str, Scorer] = {
     "exact": best(_equal),
+    "literal": best(lambda answer, reference: answer.strip() == reference.strip() != ""),
     "rouge_l": best(rouge_l),
     "edit_similarity": best(lambda answer, reference: likeness(_written_out(answer), _written_out(reference))),
-    "sari": lambda answer, example: sari(answer, _source(example), example.answers),
+    "sari": lambda answer, example: sari(answer or "", _source(example), example.answers),
     "letter": best(lambda answer, reference: _letter(answer) == _letter(reference)),
 }
 CHOICES = ("field", "SAPT", *SCORES)
 _SUPERNI = {name.lower() for name in ORDERS["superni"]["O1"]}
 _CLASSES = {name.lower() for name in SUPERNI_LABELS} - {"task073_commonsenseqa_answer_generation"}      # 363, 875, 1687
-_TRACE = {"meetingbank": "rouge_l", "py150": "edit_similarity", "scienceqa": "letter", "20minuten": "sari"}      # others: exact
+_TRACE = {"meetingbank": "rouge_l", "py150": "edit_similarity", "scienceqa": "letter", "numglue-cm": "literal",
+          "numglue-ds": "literal", "20minuten": "sari"}                  # others: exact
 
 
 def score_of(name: str, choice: str = "field") -> str:

@@ -42,10 +42,12 @@ def write(root, place, files):
 
 @pytest.fixture(autouse=True)
 def no_silent_warnings():
-    """A warning that a test does not expect is an error, but for that of rows in two splits: most toys here share them."""
+    """A warning that a test does not expect is an error, but for those of rows in two splits and of labels without a row: most toys
+    here have some."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", ".* texts of (train|dev|test) |.* of test ask about|.* no row of train has")
+        warnings.filterwarnings("ignore", ".* texts of (train|dev|test) |.* of (dev|test) ask about|.* no row of train has|.* that limit leaves has|"
+                                ".* of train repeat another")
         yield
 
 
@@ -233,15 +235,20 @@ def test_texts_and_passages_in_two_splits_are_said_once_and_those_apart_are_not(
                                 for a, b in numbers]
     for name, rows in (("BoolQA", boolqa), ("MultiRC", multirc)):
         test = rows((4, 1), (5, 2), (6, 6), (3, 3))
-        olora(tmp_path, f"{name}/{name}", ["True"], rows((1, 1), (2, 2), (3, 3)), test, rows((7, 7)))
+        olora(tmp_path, f"{name}/{name}", ["True"], rows((1, 1), (2, 2), (3, 3)), test, rows((7, 7), (8, 3)))
     olora(tmp_path, "SC/yelp", LABELS, ROWS[:9], ROWS[9:15], ROWS[15:] + ROWS[:2])
     olora(tmp_path, "TC/agnews", LABELS, [*ROWS[:4], ROWS[0] | {"label": "Bad"}], ROWS[9:15], ROWS[15:])
+    olora(tmp_path, "TC/yahoo", LABELS, [*ROWS[:4], ROWS[1], ROWS[2] | {"sentence": "text: FILM  2!"}], ROWS[9:15],
+          [*ROWS[15:], ROWS[0], ROWS[3] | {"sentence": "Text: Film, 3."}])
     with pytest.warns(UserWarning) as caught:
         read_folder(tmp_path)
     message, = map(str, (warning.message for warning in caught))
-    expected = "1 of 4 texts of test stand in train too, 2 of 4 rows of test ask about a passage of train"
-    assert f"BoolQA: {expected}; MultiRC: {expected}; yelp: 2 of 7 texts of dev stand in train too." in message
-    assert "agnews: 1 texts of train have different answers" in message
+    expected = ("1 of 2 rows of dev ask about a passage of train, 1 of 4 texts of test stand in train too, 2 of 4 rows of test ask about "
+                "a passage of train")
+    assert f"BoolQA: {expected}; MultiRC: {expected}; yahoo: " in message and "yelp: 2 of 7 texts of dev stand in train too." in message
+    assert "agnews: 1 texts of train have different answers; BoolQA" in message
+    assert ("yahoo: 2 of 6 rows of train repeat another, case, punctuation and blanks aside, 2 of 7 texts of dev stand in train too "
+            "(1 of them but for case, punctuation or blanks); yelp") in message
 
 
 def test_a_label_that_training_never_sees_is_said(tmp_path):
@@ -250,11 +257,33 @@ def test_a_label_that_training_never_sees_is_said(tmp_path):
         assert len(read_folder(tmp_path)[0].test) == 1
 
 
-def test_real_rows_share_nothing_between_splits(real_rows):
-    for folder in ("cl_benchmark", "superni"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            read_folder(real_rows / folder, "4" if folder == "cl_benchmark" else "O1")
+@pytest.mark.parametrize("form", ["olora", "sapt"])
+def test_a_label_that_a_limit_leaves_without_a_row_is_said(tmp_path, form):
+    """Not of the file, but of what is learned: with one row there is one label."""
+    if form == "olora":
+        olora(tmp_path, "SC/mine", [*LABELS, "Odd"])
+    else:
+        sapt(tmp_path, "sst2", instances=[{"input": f"film {i}", "output": LABELS[i % 2]} for i in range(20)])
+    with pytest.warns(UserWarning) as caught:
+        row, = read_folder(tmp_path, limit=1)[0].train
+    message = str(caught[-1].message)
+    other, = {*LABELS} - {*row.answers}
+    assert f": none of the 1 rows of train that limit leaves has the label {other} (raise it)." in message
+    assert ("no row of train has the label Odd;" in message) == (form == "olora")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        whole = read_folder(tmp_path, limit=20)[0].train
+    assert len(whole) == 20 and not any("limit leaves" in str(warning.message) for warning in caught)
+
+
+@pytest.mark.parametrize("folder, order, told", [
+    ("cl_benchmark", "4", "BoolQA: 1 of 48 rows of dev ask about a passage of train"),
+    ("superni", "O1", "task002_quoref_answer_generation: 2 of 20 rows of dev ask about a passage of train")])
+def test_real_rows_share_nothing_but_passages_between_train_and_dev(real_rows, folder, order, told):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_folder(real_rows / folder, order)
+    assert [str(warning.message) for warning in caught] == [f"{real_rows / folder}: {told}."]
 
 
 def test_missing_dev_is_held_out_of_train(tmp_path):
@@ -271,6 +300,40 @@ def test_missing_dev_is_held_out_of_train(tmp_path):
         assert len({tuple(row.prompt for row in read_folder(tmp_path, seed=seed)[0].dev) for seed in range(5)}) > 1
         few = read_folder(tmp_path, seed=3, limit=9)[0]       # the limit draws from what is left; dev stays out of train
     assert set(few.train) < set(task.train) and few.dev == task.dev
+
+
+def passages(rows):
+    return {re.search(r"paragraph: (Of \d+\.)", row.prompt)[1] for row in rows}
+
+
+@pytest.mark.parametrize("sizes", [[4] * 10, [1, 1, 2, 3, 5, 8, 13], [25, 3, 3, 3, 3, 3]])
+def test_dev_that_is_held_out_shares_no_passage_with_train(tmp_path, sizes):
+    """MultiRC asks several times about one passage, and a passage known by heart is no new one."""
+    rows = [{"label": LABELS[i % 2], "sentence": f"paragraph: Of {k}. \nquestion: Who is {i}?\ncandidate answer: he"}
+            for k, size in enumerate(sizes) for i in range(size)]
+    olora(tmp_path, "MultiRC/MultiRC", train=rows, test=ROWS[:4], dev=None)
+    drawn = set()
+    for seed in range(8):
+        with pytest.warns(UserWarning, match=f"of {sum(sizes)} rows of train, drawn with seed {seed}, became dev"):
+            task = read_folder(tmp_path, seed=seed)[0]
+        assert not passages(task.train) & passages(task.dev) and len(task.train) + len(task.dev) == sum(sizes)
+        assert sum(sizes) / 10 <= len(task.dev) <= sum(sizes) / 2
+        assert [row.prompt for row in task.train] == [row.prompt for row in read_in_order(rows, task.train)]
+        drawn.add(frozenset(passages(task.dev)))
+    assert len(drawn) > 1
+
+
+def read_in_order(rows, found):
+    """The found rows in the order of the file's."""
+    places = {row["sentence"]: i for i, row in enumerate(rows)}
+    return sorted(found, key=lambda row: places[row.prompt[slice(*row.body)]])
+
+
+def test_one_passage_is_not_cut_in_two(tmp_path):
+    rows = [{"label": LABELS[i % 2], "sentence": f"paragraph: Of 1. \nquestion: Who is {i}?\ncandidate answer: he"} for i in range(12)]
+    with pytest.warns(UserWarning, match="0 of 12 rows of train"):
+        task = read_folder(olora(tmp_path, "MultiRC/MultiRC", train=rows, test=ROWS[:4], dev=None))[0]
+    assert len(task.train) == 12 and task.dev == []
 
 
 def test_a_single_row_of_train_stays_there(tmp_path):

@@ -13,7 +13,7 @@ from mbf_utils.prompts import KNOWN
 from mbf_utils.sources import load_stream
 from mbf_utils.streams import ORDERS
 
-TEXT, FALSE_TRUE = Value("string"), ClassLabel(names=["False", "True"])
+TEXT, INT, FALSE_TRUE = Value("string"), Value("int32"), ClassLabel(names=["False", "True"])
 ENTAILS = ClassLabel(names=["entailment", "not_entailment"])
 SUPER = "hgissbkh/super_glue"
 # (id, configuration): (features, test split, a row; numbers of rows go into {}), as dataset_infos has them. The class is the row's None.
@@ -28,36 +28,43 @@ RECORDED = {
         {"label": ClassLabel(names=["1 star", "2 star", "3 stars", "4 stars", "5 stars"]), "text": TEXT}, "test",
         {"label": None, "text": "Good {}\\nfood"}),
     ("community-datasets/yahoo_answers_topics", "yahoo_answers_topics"): (
-        {"id": Value("int32"), "topic": ClassLabel(names=list(KNOWN["yahoo"].labels)), "question_title": TEXT, "question_content": TEXT,
+        {"id": INT, "topic": ClassLabel(names=list(KNOWN["yahoo"].labels)), "question_title": TEXT, "question_content": TEXT,
          "best_answer": TEXT}, "test",
         {"id": 0, "topic": None, "question_title": "Why {}?", "question_content": "I ask.", "best_answer": "So."}),
     ("stanfordnlp/imdb", "plain_text"): ({"text": TEXT, "label": ClassLabel(names=["neg", "pos"])}, "test",
                                          {"text": "A film {}.<br />Seen.", "label": None}),
-    ("nyu-mll/glue", "sst2"): ({"sentence": TEXT, "label": ClassLabel(names=["negative", "positive"]), "idx": Value("int32")},
+    ("nyu-mll/glue", "sst2"): ({"sentence": TEXT, "label": ClassLabel(names=["negative", "positive"]), "idx": INT},
                                "validation", {"sentence": "hopeful {} ", "label": None, "idx": 0}),
-    ("nyu-mll/glue", "mnli"): ({"premise": TEXT, "hypothesis": TEXT, "idx": Value("int32"),
+    ("nyu-mll/glue", "mnli"): ({"premise": TEXT, "hypothesis": TEXT, "idx": INT,
                                 "label": ClassLabel(names=["entailment", "neutral", "contradiction"])}, "validation_matched",
                                {"premise": "It rains {}.", "hypothesis": "It is wet.", "label": None, "idx": 0}),
-    ("nyu-mll/glue", "rte"): ({"sentence1": TEXT, "sentence2": TEXT, "label": ENTAILS, "idx": Value("int32")}, "validation",
+    ("nyu-mll/glue", "rte"): ({"sentence1": TEXT, "sentence2": TEXT, "label": ENTAILS, "idx": INT}, "validation",
                               {"sentence1": "It rains {}.", "sentence2": "It is wet.", "label": None, "idx": 0}),
     ("nyu-mll/glue", "qqp"): ({"question1": TEXT, "question2": TEXT, "label": ClassLabel(names=["not_duplicate", "duplicate"]),
-                               "idx": Value("int32")}, "validation",
+                               "idx": INT}, "validation",
                               {"question1": "Why {}?", "question2": "How so?", "label": None, "idx": 0}),
-    (SUPER, "cb"): ({"premise": TEXT, "hypothesis": TEXT, "idx": Value("int32"),
+    (SUPER, "cb"): ({"premise": TEXT, "hypothesis": TEXT, "idx": INT,
                      "label": ClassLabel(names=["entailment", "contradiction", "neutral"])}, "validation",
                     {"premise": "He {} ran.", "hypothesis": "He moved.", "label": None, "idx": 0}),
-    (SUPER, "copa"): ({"premise": TEXT, "choice1": TEXT, "choice2": TEXT, "question": TEXT, "idx": Value("int32"),
+    (SUPER, "copa"): ({"premise": TEXT, "choice1": TEXT, "choice2": TEXT, "question": TEXT, "idx": INT,
                        "label": ClassLabel(names=["choice1", "choice2"])}, "validation",
                       {"premise": "He fell {}.", "choice1": "Ice.", "choice2": "Tea.", "question": "cause", "label": None, "idx": 0}),
-    (SUPER, "multirc"): ({"paragraph": TEXT, "question": TEXT, "answer": TEXT, "label": FALSE_TRUE}, "validation",
-                         {"paragraph": "He ran {}.", "question": "Who?", "answer": "he", "label": None}),
-    (SUPER, "boolq"): ({"question": TEXT, "passage": TEXT, "label": FALSE_TRUE}, "validation",
-                       {"question": "is it", "passage": "It {} -- It is.", "label": None}),
-    (SUPER, "wic"): ({"word": TEXT, "sentence1": TEXT, "sentence2": TEXT, "label": FALSE_TRUE}, "validation",
-                     {"word": "bank", "sentence1": "A bank {}.", "sentence2": "The bank.", "label": None}),
+    (SUPER, "multirc"): ({"paragraph": TEXT, "question": TEXT, "answer": TEXT, "idx": dict.fromkeys(("paragraph", "question", "answer"), INT),
+                          "label": FALSE_TRUE}, "validation",
+                         {"paragraph": "He ran {}.", "question": "Who?", "answer": "he", "idx": {"paragraph": 0, "question": 1, "answer": 2},
+                          "label": None}),
+    (SUPER, "boolq"): ({"question": TEXT, "passage": TEXT, "idx": INT, "label": FALSE_TRUE}, "validation",
+                       {"question": "is it", "passage": "It {} -- It is.", "idx": 0, "label": None}),
+    (SUPER, "wic"): ({"word": TEXT, "sentence1": TEXT, "sentence2": TEXT, "start1": INT, "start2": INT, "end1": INT, "end2": INT, "idx": INT,
+                      "label": FALSE_TRUE}, "validation",
+                     {"word": "bank", "sentence1": "A bank {}.", "sentence2": "The bank.", "start1": 2, "start2": 4, "end1": 6, "end2": 8,
+                      "idx": 0, "label": None}),
     ("vgaraujov/amazon_review_full", None): ({"label": Value("int64"), "title": TEXT, "text": TEXT}, "test",
                                              {"label": None, "title": "Great {}", "text": "Lovely."}),
 }
+GOOGLES = {"question": TEXT, "answer": Value("bool"), "passage": TEXT}        # google/boolq: no class names, no numbers of rows
+# Every place that the kit may look in, with what is recorded of it. The copies of SuperGLUE have its schema, ag_news that of its new place.
+PLACES = [(name, place, config) for name, source in hub.SOURCES.items() for place, config in source.ids]
 SENTENCES = {                                       # of row 7, as O-LoRA's files write it
     "agnews": "Text: Oil 7 rises. Prices\\are up.\n", "dbpedia": "Title: Acme 7\nText:  Acme is a firm.\n",
     "yelp": "Text: Good 7\\nfood\n", "amazon": "Title: Great 7\nText: Lovely.\n",
@@ -80,10 +87,15 @@ COUNTS = {"train": 120, "test": 40}
 def rows_of(features, row, numbers, first=0):
     """Row i has class number i mod the number of classes (first is the number of the first class)."""
     label = next(name for name, value in row.items() if value is None)
-    classes = features[label].num_classes if isinstance(features[label], ClassLabel) else 5
+    classes = features[label].num_classes if isinstance(features[label], ClassLabel) else 2 if features[label] == Value("bool") else 5
     made = [{name: first + i % classes if name == label else value.replace("{}", str(i)) if isinstance(value, str) else value
              for name, value in row.items()} for i in numbers]
     return Dataset.from_list(made, features=Features(features))
+
+
+def number_in(text):
+    """The number of the row that a sentence was made of."""
+    return int(re.search(r"\d+", text.replace("sentence 1", "").replace("sentence 2", ""))[0])
 
 
 class Fake:
@@ -131,7 +143,7 @@ def test_every_order_with_olora_prompts(fake, name, order):
         assert task.labels == labels and {row.answers[0] for row in task.train} == set(labels)
         for row in task.train + task.dev + task.test:
             text = row.prompt[slice(*row.body)]
-            number = int(re.search(r"\d+", text.replace("sentence 1", "").replace("sentence 2", ""))[0])
+            number = number_in(text)
             assert text == SENTENCES[task.name].replace("7", str(number))
             assert row.answers == (BY_NUMBER[task.name][number % len(labels)],)
             assert row.prompt.startswith(f"Task:{kind}\nDataset:{task.name}\n") and row.prompt.endswith(text + "\nAnswer:")
@@ -198,31 +210,89 @@ def test_sapts_prompts(fake):
     assert load_stream("standard", named=False)["amazon"].train[0].prompt.startswith("What is the sentiment")
 
 
-def test_several_ids_are_tried_in_order_and_the_one_used_is_said(fake):
+@pytest.mark.parametrize("name, place, config", PLACES)
+def test_every_place_is_read_where_it_is_the_only_one(fake, name, place, config):
+    kept = next((fake.tables[key] for key in RECORDED if key[1] == config and (key[0] == place or name in SUPERGLUE or name == "agnews")), None)
+    if place == "google/boolq":
+        kept = {split: rows_of(GOOGLES, {"question": "is it", "answer": None, "passage": "It {} -- It is."}, range(start, start + 40))
+                for split, start in (("train", 0), ("validation", 1000))}
+    fake.tables = {(place, config): kept}
+    with pytest.warns(UserWarning, match=f"{name} is {place}"):
+        task = load_stream("long", [name])[0]
+    labels = KNOWN[name].labels
+    assert task.labels == labels and {row.answers[0] for row in task.train} == {row.answers[0] for row in task.test} == set(labels)
+    for row in task.train + task.dev + task.test:
+        text = row.prompt[slice(*row.body)]
+        number = number_in(text)
+        assert text == SENTENCES[name].replace("7", str(number)) and row.answers == (BY_NUMBER[name][number % len(labels)],)
+    asked = [path for path, *_ in fake.asked]
+    assert asked[-1] == place and list(dict.fromkeys(asked)) == [other for other, _ in hub.SOURCES[name].ids][:len(set(asked))]
+
+
+SUPERGLUE = ("CB", "COPA", "MultiRC", "BoolQA", "WiC")
+
+
+def test_the_places_are_all_recorded_ones():
+    assert {place for name, place, _ in PLACES if name in SUPERGLUE} == {"aps/super_glue", SUPER, "Hyukkyu/superglue", "google/boolq"}
+    others = {(place, config) for name, place, config in PLACES if name not in SUPERGLUE} - {("ag_news", None)}
+    assert others | {(SUPER, config) for config in ("cb", "copa", "multirc", "boolq", "wic")} == set(RECORDED)
+
+
+def test_where_no_place_can_be_read_every_reason_is_told(fake):
     fake.failing["aps/super_glue"] = RuntimeError("Dataset scripts are no longer supported, but found super_glue.py")
-    with pytest.warns(UserWarning, match="CB is hgissbkh/super_glue; BoolQA is hgissbkh/super_glue") as caught:
+    with pytest.warns(UserWarning, match="CB is hgissbkh/super_glue; .*BoolQA is hgissbkh/super_glue") as caught:
         load_stream("long", ["CB", "BoolQA"])
     assert len(caught) == 1 and [path for path, *_ in fake.asked[:2]] == ["aps/super_glue", "hgissbkh/super_glue"]
     fake.failing[SUPER] = ConnectionError("no way")
-    features, test, _ = RECORDED[SUPER, "boolq"]
-    fake.tables["google/boolq", None] = {split: Dataset.from_list(
-        [{"question": f"is it {i}", "answer": i % 2 == 1, "passage": f"It {i} is."} for i in range(count)])
-        for split, count in (("train", 40), ("validation", 20))}
-    with pytest.warns(UserWarning, match="BoolQA is google/boolq"):
-        task = load_stream("long", ["BoolQA"])[0]
-    assert {(row.answers[0], int(re.search(r"it (\d+)", row.prompt)[1]) % 2) for row in task.train} == {("True", 1), ("False", 0)}
     with pytest.raises(InputError, match="data set CB on the Hugging Face Hub.*aps/super_glue: RuntimeError, Dataset scripts are no longer.*"
                        "hgissbkh/super_glue: ConnectionError, no way; Hyukkyu/superglue: DatasetNotFoundError"):
         load_stream("long", ["CB"])
 
 
-def test_what_was_fetched_from_a_sure_place_is_not_talked_about(fake):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        load_stream("standard", ["dbpedia", "yahoo"])
-        load_stream("long", ["SST-2", "IMDB"])
-    with pytest.warns(UserWarning, match="title and body stand in one text"):
-        load_stream("standard", ["agnews"])
+def test_the_place_is_told_and_nothing_else_where_all_is_well(fake, monkeypatch):
+    monkeypatch.setattr(hub, "TRAIN", 7)
+    for name, order, places in (
+            ("standard", ["dbpedia", "yahoo"], "dbpedia is fancyzhx/dbpedia_14; yahoo is community-datasets/yahoo_answers_topics"),
+            ("long", ["SST-2", "IMDB"], "SST-2 is nyu-mll/glue; IMDB is stanfordnlp/imdb"),
+            ("standard", ["agnews"], "agnews is fancyzhx/ag_news, whose title and body stand in one text")):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            load_stream(name, order)
+        assert [str(warning.message) for warning in caught] == [f"{name} from the Hub: {places}."]
+
+
+def test_a_label_that_a_limit_leaves_without_a_row_is_said(fake):
+    with pytest.warns(UserWarning, match=r"CB: none of the 1 rows of train that limit leaves has the label \w+ or \w+ \(raise it\)"):
+        load_stream("long", ["CB"], limit=1)
+
+
+@pytest.mark.parametrize("rows, train, dev", [(120, 108, 12), (250, 225, 25), (2, 1, 1)])
+def test_a_set_too_small_for_train_and_dev_is_said(fake, rows, train, dev):
+    """CB has 250 rows, which the field trains on whole, its dev being its test."""
+    features, _, row = RECORDED[SUPER, "cb"]
+    fake.tables[SUPER, "cb"]["train"] = rows_of(features, row, range(rows))
+    with pytest.warns(UserWarning, match=f"CB: too few rows for {rows} of train and {dev} of dev, so train has {train}"):
+        task = load_stream("long", ["CB"])[0]
+    assert (len(task.train), len(task.dev)) == (train, dev) and not {row.prompt for row in task.train} & {row.prompt for row in task.dev}
+
+
+@pytest.mark.parametrize("odd", [{"label": -1}, {"text": ""}, {"text": None}, {"label": None}])
+def test_rows_that_cannot_be_used_do_not_count_among_those_that_are_drawn(fake, monkeypatch, odd):
+    """A task has its size as long as there are rows for it, wherever the others lie."""
+    monkeypatch.setattr(hub, "TRAIN", 10)
+    monkeypatch.setattr(hub, "TEST", 30)
+    features = RECORDED["fancyzhx/ag_news", None][0]
+    for split, start in (("train", 0), ("test", 1000)):
+        table = [{"text": f"News {start + i}", "label": i % 4, **(odd if i % 3 == 0 else {})} for i in range(120)]
+        fake.tables["fancyzhx/ag_news", None][split] = Dataset.from_list(table, Features(features))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        task = load_stream("standard", ["agnews"])[0]
+    assert (len(task.train), len(task.dev), len(task.test)) == (40, 4, 30)
+    found = [int(re.search(r"News (\d+)", row.prompt)[1]) for row in task.train + task.dev + task.test]
+    assert all(number % 1000 % 3 for number in found) and len(set(found)) == 74
+    messages = [str(warning.message) for warning in caught]
+    assert any("of agnews: dropped" in message for message in messages) and not any("too few" in message for message in messages)
 
 
 AMAZON = "vgaraujov/amazon_review_full", None
@@ -325,6 +395,14 @@ def test_superni_gets_sapts_prompt_and_sizes(fake, examples):
         assert row.answers == (("POS", "NEG")[int(text.removeprefix("film ")) % 2],)
     with pytest.raises(InputError, match="SAPT or chat for superni, found 'O-LoRA'"):
         load_stream("superni", [task], prompts="olora")
+
+
+def test_superni_rows_without_an_answer_do_not_count_among_those_that_are_drawn(fake):
+    """As six of Reddit's: a task has its size as long as there are rows for it."""
+    task = superni(fake, task="task511_reddit_tifu_long_text_summarization", outputs=("some words", "", "more words", "words", "said"))
+    with pytest.warns(UserWarning, match=f"train of {task}: dropped 240 of 1200 rows"):
+        found = load_stream("superni", [task])[0]
+    assert (len(found.train), len(found.dev), len(found.test)) == (960, 100, 100)
 
 
 def test_superni_order_O1_by_default(fake):
