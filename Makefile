@@ -15,6 +15,7 @@
 # Another Python: make PY=python3.12 demo.   Options of the command: make demo ARGS="--help"
 
 PY ?= python3
+TESTS ?= tests
 PIP = .venv/bin/python -m pip install -c constraints.txt
 
 .DELETE_ON_ERROR:
@@ -24,10 +25,10 @@ demo: .venv/demo.stamp
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/mbf demo $(ARGS)
 
 test: .venv/all.stamp
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 MBF_FAST=1 .venv/bin/python -m pytest -n 2 --dist loadgroup tests $(ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 MBF_FAST=1 .venv/bin/python -m pytest -n 2 --dist loadgroup $(TESTS) $(ARGS)
 
 lab: .venv/all.stamp
-	.venv/bin/jupyter lab --notebook-dir=notebooks $(ARGS)
+	.venv/bin/jupyter lab --notebook-dir=notebooks --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None $(ARGS)
 
 notebooks: .venv/all.stamp
 	.venv/bin/python notebooks/build.py $(ARGS)

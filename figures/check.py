@@ -4,8 +4,8 @@
                                                               it: search.sh (settings), make.sh (runs, tables), pictures.sh
 
 bench.csv and bench-gpu.csv with their pictures are measured times: `mbf bench` takes them anew, and they are not the same twice.
-Nothing in this folder changes. A table is *equal* (the same bytes), *within N* (the same rows, no number further apart than N) or
-*other*; a picture is equal or differs. On another processor or with another torch, "within" is what to expect. The runs of an earlier
+Nothing in this folder changes. A table is *equal* (the same bytes), *within N* (the same rows, no number further apart than N, and no
+score more than a point; times and memory aside) or *other*; a picture is equal or differs. On another processor or with another torch, "within" is what to expect. The runs of an earlier
 check are resumed where --keep names its folder. Exits with 1 where something is missing or other.
 """
 from __future__ import annotations
@@ -22,6 +22,8 @@ import pandas as pd
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+POINTS = 1.0                                            # what another machine may change (tests/test_repeat.py)
+COSTS = ("seconds_train", "seconds_evaluate", "peak_memory_mb", "peak_gpu_mb")       # measured anew, never the same
 COPIED = ("mbf_utils", "figures", "notebooks", "pyproject.toml")
 
 
@@ -51,7 +53,11 @@ def apart(one: Path, other: Path) -> str:
     if texts and not first[texts].astype(str).equals(second[texts].astype(str)):
         wrong = [column for column in texts if not first[column].astype(str).equals(second[column].astype(str))]
         return f"other: {', '.join(wrong)}"
-    return f"within {(first[numbers] - second[numbers]).abs().max().max():.4g}"
+    if not first[numbers].isna().equals(second[numbers].isna()):
+        return "other: numbers where the other has none"
+    most = (first[numbers] - second[numbers]).abs().max()
+    far = [column for column in numbers if most[column] > (POINTS if column not in COSTS else float("inf"))]
+    return f"other: {', '.join(far)} up to {most[far].max():.4g} apart" if far else f"within {most.max():.4g}"
 
 
 def main() -> int:
@@ -74,6 +80,8 @@ def main() -> int:
         found |= {path.name: "new" for path in made.iterdir() if path.suffix in (".csv", ".png") and path.name not in found}
     for name, how in found.items():
         print(f"{how:24} {name}")
+    if left := [name for name, how in found.items() if how.startswith("not")]:
+        print(f"\n{len(left)} of {len(found)} were not re-made: {', '.join(left)}")
     return 1 if any(how.startswith(("other", "new")) for how in found.values()) else 0
 
 

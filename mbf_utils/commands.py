@@ -305,4 +305,5 @@ def bench(arguments) -> None:
 def lab(arguments) -> int:
     if not Path(arguments.notebooks).is_dir():
         raise InputError(f"expected the notebooks in {arguments.notebooks}, found no such folder: start in the repository, or give --notebooks")
-    return subprocess.call([sys.executable, "-m", "jupyter", "lab", arguments.notebooks])
+    quiet = ("--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None")       # asks no network
+    return subprocess.call([sys.executable, "-m", "jupyter", "lab", *quiet, arguments.notebooks])

@@ -331,6 +331,8 @@ def test_the_row_of_notebooks_is_the_table_of_the_readme():
     for path, (_, question, human, machine, _) in zip(SOURCES, rows):
         own = next(fields for device, fields in minutes(path).items() if device.startswith("laptop, CPU"))
         assert question.endswith("?") and [machine, human] == own, path.stem
+    front = (NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8")
+    assert all("| " + " | ".join([name.replace("](", "](notebooks/"), *rest]).rstrip() in front for name, *rest in rows)
     marked = [int(human) for _, _, human, _, mark in rows if mark]
     assert len(marked) == 5 and f"The marked five make a short workshop of {sum(marked)} minutes" in text
 

@@ -144,8 +144,13 @@ asked = []
 for name in ("connect", "connect_ex", "sendto"):
     setattr(socket.socket, name, lambda *a, **k: (asked.append(a), refuse()))
 socket.getaddrinfo = socket.create_connection = lambda *a, **k: (asked.append(a), refuse())
+from mbf_utils import runs
 from mbf_utils.cli import main
-code = main(["run", "world-5", "--limit", "8", "--epochs", "1", "--out", sys.argv[1]]) or main(["report", sys.argv[1]])
+from mbf_utils.sources import load_stream
+whole = runs.run_stream
+runs.run_stream = lambda stream, *given, **more: whole(load_stream(stream, limit=8) if isinstance(stream, str) else stream, *given, **more | {"epochs": 1})   # short
+code = (main(["demo", "--out", sys.argv[1] + "-demo"])
+        or main(["run", "world-5", "--limit", "8", "--epochs", "1", "--out", sys.argv[1]]) or main(["report", sys.argv[1]]))
 print("asked", asked, "code", code)
 """
 
@@ -212,3 +217,6 @@ def test_a_re_made_table_is_equal_within_or_other(tmp_path):
         (tmp_path / name).write_text(text)
     found = [check.apart(tmp_path / name, tmp_path / "one.csv") for name in ("same.csv", "near.csv", "fewer.csv", "text.csv", "columns.csv")]
     assert found == ["equal", "within 0.5", "other: 1 rows, 2 committed", "other: a", "other: columns"]
+    for text, how in (("a,b\nx,1.0\ny,\n", "other: numbers where the other has none"), ("a,b\nx,1.0\ny,3.5\n", "other: b up to 1.5 apart")):
+        (tmp_path / "wrong.csv").write_text(text)
+        assert check.apart(tmp_path / "wrong.csv", tmp_path / "one.csv") == how
