@@ -242,7 +242,8 @@ def reproduce(arguments) -> int:
     for differs, rows in table[~table["as the paper"]].groupby("differs", sort=False):
         several = differs.split("; ")
         more = f"; and {len(several) - 6} more, see reproduce.csv" * (len(several) > 6)
-        print(f"Not as the paper, do not compare with the published values: {', '.join(rows['cell'])}\n  {'; '.join(several[:6])}{more}\n")
+        print(f"Not as the paper, do not compare with the published values: {', '.join(rows['cell'])}\n"
+              f"  {'; '.join(several[:6])}{more}\n")
     print(table.drop(columns="differs").T.to_string(header=False, float_format="{:.1f}".format, na_rep=""))
     print(f"\nwritten: {Path(arguments.out) / 'reproduce.csv'}")
     for cell, error in failures.items():

@@ -72,11 +72,11 @@ PRESETS = {
         f"{_T5}; {_LAST}"),
 }
 UNFIT = {                                           # settings of the papers that no preset holds, and why
-    "O-LoRA, order 6": "lambda1 (0, 0.5, 5) and lambda2 (0 to 0.3) change from task to task and MNLI has 2 epochs where the others have "
-                       "1; a run has one value of each",
+    "O-LoRA, order 6": "lambda1 (0, 0.5, 5) and lambda2 (0 to 0.3) change from task to task and MNLI has 2 epochs where the others "
+                       "have 1; a run has one value of each",
     "O-LoRA, orders 4 and 5": "its repository has no script of them",
-    "N-LoRA": "batches are stated a device, without the number of devices, and its lambda (0.4 to 1.8, in order 4 two values in one run) "
-              "weighs a smaller product than the paper's (mbf methods nlora)",
+    "N-LoRA": "batches are stated a device, without the number of devices, and its lambda (0.4 to 1.8, in order 4 two values in "
+              "one run) weighs a smaller product than the paper's (mbf methods nlora)",
     "TRACE, and TreeLoRA on O-LoRA's orders": "the rate falls as a cosine; here it is constant or linear",
 }
 

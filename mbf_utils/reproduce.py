@@ -150,7 +150,8 @@ def _unlike(base: Base, theirs: str, data_seed: int, named: bool | None, prompts
     """What is asked for and is not the paper's setting, a text each."""
     own = vars(Settings(**presets.settings(preset)))
     changed = [f"{name} {value}" for name, value in settings.items() if value != own.get(name)]
-    told = {f"base {base.name}": base.name != theirs, f"{base.quantize} bits": base.quantize, f"rows of data seed {data_seed}": data_seed,
+    told = {f"base {base.name}": base.name != theirs, f"{base.quantize} bits": base.quantize,
+            f"rows of data seed {data_seed}": data_seed,
             f"type {base.dtype}": base.dtype not in ("auto", "bfloat16"), f"prompts {prompts}": prompts,
             "prompts that do not name their task": named is False}
     return [text for text, odd in told.items() if odd] + changed
@@ -173,15 +174,15 @@ def _merged(table: pd.DataFrame, file: Path) -> pd.DataFrame:
             earlier = as_text(file)
             now = pd.concat([now, earlier[~earlier["cell"].isin(now["cell"])]])[list(now)].fillna("")
         except (OSError, ValueError, KeyError):
-            raise InputError(f"expected the table of earlier cells in {file}, found a damaged one: remove it, and name the cells again "
-                             "to have them back") from None
+            raise InputError(f"expected the table of earlier cells in {file}, found a damaged one: remove it, and name "
+                             "the cells again to have them back") from None
     names = [cell.name for cell in cells()]
     return now.sort_values("cell", key=lambda column: column.map(names.index))
 
 
 def _row(cell: Cell, runs: dict[tuple, Run], seeds, odd: list[str]) -> dict:
-    """A cell's mean over its orders, for every seed that has them all; mean and standard deviation over these seeds. odd: in what it
-    is not as the paper's."""
+    """A cell's mean over its orders, for every seed that has them all; mean and standard deviation over these seeds.
+    odd: in what it is not as the paper's."""
     names = READING.get(cell.benchmark, ("AA", "BWT"))
     each, used = [], None
     for seed in seeds:
@@ -193,7 +194,8 @@ def _row(cell: Cell, runs: dict[tuple, Run], seeds, odd: list[str]) -> dict:
     scores = pd.DataFrame(each, columns=["AA", "BWT"], dtype=float)
     odd = odd + [f"device {used.config['device']}"] * bool(used and not used.config["device"].startswith("cuda"))
     return {"cell": cell.name, "ran on": Path(used.config["model"]["name"]).name if used else "", "as the paper": not odd,
-            "differs": "; ".join(odd), "seeds": len(each), "AA": scores["AA"].mean(), "AA_sd": scores["AA"].std(ddof=1), "BWT": scores["BWT"].mean(),
+            "differs": "; ".join(odd),
+            "seeds": len(each), "AA": scores["AA"].mean(), "AA_sd": scores["AA"].std(ddof=1), "BWT": scores["BWT"].mean(),
             "BWT_sd": scores["BWT"].std(ddof=1), "paper's model": cell.model, "paper AA": cell.paper, "paper BWT": _paper_bwt(cell),
             "replication AA": _band(cell, "AA"), "replication BWT": _band(cell, "BWT")}
 

@@ -141,8 +141,9 @@ def encode(tokenizer, examples: list[Example], max_length: int) -> list[Encoded]
         room = max_length - len(bos) - len(answer)
         if room < 0:
             most = max(0, max_length - len(bos) - 1)
-            raise InputError(f"expected an answer of at most {most} tokens and its eos within max_length {max_length}, found one of {len(answer) - 1} ({example.answers[0][:60]!r}, to the prompt "
-                             f"{example.prompt[:60]!r}): raise max_length, or leave the row out")
+            raise InputError(f"expected an answer of at most {most} tokens and its eos within max_length {max_length}, found one "
+                             f"of {len(answer) - 1} ({example.answers[0][:60]!r}, to the prompt {example.prompt[:60]!r}): "
+                             "raise max_length, or leave the row out")
         if len(prompt) > room:
             prompt = _shortened(tokenizer, example, prompt, room)
         if not bos + prompt:

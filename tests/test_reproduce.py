@@ -179,8 +179,8 @@ def test_fewer_rows_another_type_or_device_are_not_as_the_paper(tmp_path, monkey
 
     def stream(benchmark, order, seed, *rest):
         sizes = {"dbpedia": (14000, 7600), "amazon": (5000, 7600), "yahoo": (10000, 7600), "agnews": (4000, 7600)}
-        few = (400, 100) if benchmark == "few" else None
-        return Stream("standard", order, tuple(TaskData(name, rows((few or sizes[name])[0]), [], rows((few or sizes[name])[1]), ("b",))
+        sizes = dict.fromkeys(sizes, (400, 100)) if benchmark == "few" else sizes
+        return Stream("standard", order, tuple(TaskData(name, rows(sizes[name][0]), [], rows(sizes[name][1]), ("b",))
                                                for name in ORDERS["standard"][order]))
 
     device = "cuda:0"

@@ -88,7 +88,8 @@ def test_a_frame_that_is_too_long_is_said_in_one_line(make, body):
     assert len(sum(encode(tokenizer, [whole], frame)[0], [])) <= frame
     answer = len(encode(tokenizer, [whole], 1000)[0].answer)
     for max_length in range(1 + answer, frame):
-        with pytest.raises(InputError, match=r"^expected a prompt of at most \d+ tokens .*found a frame of .*: raise max_length$") as error:
+        said = r"^expected a prompt of at most \d+ tokens .*found a frame of .*: raise max_length$"
+        with pytest.raises(InputError, match=said) as error:
             encode(tokenizer, [whole], max_length)
         assert "\n" not in str(error.value)
 
