@@ -127,7 +127,7 @@ def make_base(out, text: list[str] | None = None, size: str = "tiny", steps: int
     reply, loses what it knows while a LoRA drags it to them (a LoRA's accuracy on wic: 49 % before that stage, 94 % after).
     Of other text the words start from `word_vectors`: from random ones, the minutes that this takes would teach the model
     how common words are and little about which go together. Made of the 5,762 training texts of O-LoRA's benchmark in
-    6 CPU-minutes, it let a fresh LoRA reach 76 % of dbpedia's dev rows (14 classes), 81 % of agnews' (4), 28 % of yahoo's
+    6 to 7 CPU-minutes, it let a fresh LoRA reach 76 % of dbpedia's dev rows (14 classes), 81 % of agnews' (4), 28 % of yahoo's
     (10) and 20 %, which is chance, of amazon's five degrees of praise.
     """
     out = Path(out)
