@@ -1,6 +1,7 @@
 """Streams from tables of one's own: CSV and JSON Lines files, pandas DataFrames, objects of the library `datasets`.
 
-    prompt   the whole prompt, used letter for letter
+    prompt   the whole prompt, used letter for letter. What all prompts of a task have in common at their beginnings and ends is its
+             frame; between them stands the text, which alone is shortened where it is too long, and in which "</s>" is no token
     answer   a text, or a list of texts (not in CSV): any of them is right, the first is trained on
     task     the row's task; without this column a file is one task and is called as the file
     split    train, dev (or validation) or test; without it the rows are drawn, see `_drawn`
@@ -16,6 +17,7 @@ import ast
 import os
 import sys
 import warnings
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Iterator, Mapping, NamedTuple
@@ -24,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from mbf_utils.errors import InputError
+from mbf_utils.prompts import bodies
 from mbf_utils.rows import SPLITS, SUFFIXES, check_draw, csv_rows, draw, is_table, json_lines, plain, told_apart, usable, wrong
 from mbf_utils.streams import Example, Stream, TaskData, find_order
 
@@ -207,6 +210,8 @@ def _ordered(order, names: list[str], place: str) -> tuple[str, list[str]]:
 
 
 def _task(name: str, rows: list[Row], seed: int, limit: int | None) -> TaskData:
+    rows = [row._replace(example=replace(row.example, body=body)) for row, body in
+            zip(rows, bodies([row.example.prompt for row in rows]))]
     labels, told = _labels_of(name, rows)
     good = usable([row.example for row in rows], labels, f"task {name}", [row.where for row in rows])
     splits, drawn = _splits(name, [row for row, keep in zip(rows, good) if keep], seed)
