@@ -115,7 +115,7 @@ def bodies(prompts: Sequence[str], given: Sequence[str] | None = None) -> list[t
     the task's frame. In a prompt without that frame, or where there is none, everything is text. given: the prompts that show the
     frame, if not all.
 
-    >>> bodies(["Say A or B: it rains. Answer:", "Say A or B: we are late. Answer:"])
+    >>> bodies(["Say A or B: it rains! Answer:", "Say A or B: we are late. Answer:"])
     [(12, 21), (12, 24)]
     """
     shown = list(dict.fromkeys(prompts if given is None else given))

@@ -2,10 +2,12 @@
 
 Texts are made up in the forms of the data sets' rows; the rest is O-LoRA's and SAPT's own.
 """
+import doctest
 import json
 
 import pytest
 
+from mbf_utils import prompts
 from mbf_utils.folders import read_folder
 from mbf_utils.prompts import INSTRUCTIONS, KNOWN, frame_of
 from mbf_utils.streams import Example
@@ -153,6 +155,10 @@ def test_every_data_set_is_here():
     assert {place.split("/")[0] for place in PROMPTS} == set(INSTRUCTIONS)
 
 
+def test_examples_in_docstrings():
+    assert doctest.testmod(prompts).failed == 0 < doctest.testmod(prompts).attempted
+
+
 @places
 def test_rows_in_olora_s_form_get_both_programs_prompts(tmp_path, place):
     labels, text, answer, olora, sapt, says = PROMPTS[place]
@@ -193,8 +199,8 @@ def test_real_rows_stand_in_these_frames(real_rows, place):
     labels, text, answer, olora, sapt, says = PROMPTS[place]
     name = place.split("/")[1]
     assert json.loads((real_rows / "cl_benchmark" / place / "labels.json").read_text()) == labels
-    for prompts, whole, end in ((None, olora, "\nAnswer:"), ("SAPT", sapt, "\nOutput: ")):
-        task = read_folder(real_rows / "cl_benchmark", [name], prompts=prompts)[0]
+    for form, whole, end in ((None, olora, "\nAnswer:"), ("SAPT", sapt, "\nOutput: ")):
+        task = read_folder(real_rows / "cl_benchmark", [name], prompts=form)[0]
         assert {(row.prompt[:row.body[0]], row.prompt[row.body[1]:]) for row in task.train + task.dev + task.test} == {
             (whole.removesuffix(text + end), end)}
 
