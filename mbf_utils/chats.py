@@ -6,6 +6,10 @@ A conversation is written by the tokenizer's own chat template. Each turn of the
 where the prompt for it ends (the template up to there, with its generation prompt), so a model trained on the rows is asked
 at test time exactly what it was trained on; prompt and answer are tokenised apart for the same reason. Some templates write earlier
 turns in another way than the last one (a reasoning model's thoughts are dropped): a conversation then becomes one row a turn.
+
+Special tokens are the template's alone. A message that quotes "</s>" holds these letters, not the token: names of special tokens in
+messages are replaced by characters of their own while the template is applied, and read as text. A name that the template itself
+looks for in the messages (a mark around thoughts, say) stays what it is.
 """
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ import torch
 from jinja2 import TemplateError
 
 from .errors import InputError
-from .text import IGNORE, token_ids
+from .text import IGNORE, marked_ids, special_names
 
 
 def chat_rows(tokenizer, conversations, max_length: int = 1024) -> list[dict[str, list[int]]]:
@@ -32,7 +36,8 @@ def chat_rows(tokenizer, conversations, max_length: int = 1024) -> list[dict[str
         messages = given["messages"] if isinstance(given, dict) and "messages" in given else given
         if not isinstance(messages, (list, tuple)) or not any(message["role"] == "assistant" for message in messages):
             raise InputError(f"expected messages with a turn of the assistant in conversation {k}, found {str(given)[:80]}")
-        rows = [_fitting(tokenizer, pieces, max_length) for pieces in _pieces(tokenizer, list(messages), k)]
+        messages, marks = _quoting(tokenizer, list(messages), k)
+        rows = [_fitting(tokenizer, pieces, marks, max_length) for pieces in _pieces(tokenizer, messages, k)]
         if not any(rows):
             raise InputError(f"expected a first turn of at most {max_length} tokens in conversation {k}, found a longer one: raise "
                              "max_length or leave it out")
@@ -83,10 +88,31 @@ def _written(tokenizer, messages: list[dict], k: int, prompt: bool = False) -> s
         raise InputError(f"expected messages that the chat template takes in conversation {k}, found: {error}") from None
 
 
-def _fitting(tokenizer, pieces: list[tuple[str, str]], max_length: int) -> dict[str, list[int]] | None:
+def _quoting(tokenizer, messages: list[dict], k: int) -> tuple[list[dict], dict[str, str]]:
+    """The messages with a character in place of each special token's name that they quote; and {name: character}."""
+    def swapped(value, name: str, mark: str):
+        if isinstance(value, dict):
+            return {key: swapped(item, name, mark) for key, item in value.items()}
+        if isinstance(value, list):
+            return [swapped(item, name, mark) for item in value]
+        return value.replace(name, mark) if isinstance(value, str) else value
+
+    marks: dict[str, str] = {}
+    held = json.dumps(messages, ensure_ascii=False, default=str)
+    unused = (chr(code) for code in range(0xE000, 0xF900) if chr(code) not in held)         # for private use: no letters
+    for name in sorted(special_names(tokenizer), key=len, reverse=True):
+        if name in held:
+            mark = next(unused)
+            trial = swapped(messages, name, mark)
+            if _written(tokenizer, trial, k).replace(mark, name) == _written(tokenizer, messages, k):
+                messages, marks[name] = trial, mark
+    return messages, marks
+
+
+def _fitting(tokenizer, pieces: list[tuple[str, str]], marks: dict[str, str], max_length: int) -> dict[str, list[int]] | None:
     """The row of as many whole pieces as fit; None where the first does not."""
     ids, labels = [], []
-    for prompt, turn in zip(*(token_ids(tokenizer, list(texts)) for texts in zip(*pieces))):
+    for prompt, turn in zip(*(marked_ids(tokenizer, list(texts), marks) for texts in zip(*pieces))):
         if len(ids) + len(prompt) + len(turn) > max_length:
             break
         ids += prompt + turn

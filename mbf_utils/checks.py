@@ -16,7 +16,7 @@ import torch
 from .chats import chat_rows, read_chats
 from .errors import InputError, Worse
 from .loops import Rows, collated
-from .sources import load_stream
+from .sources import load_probes
 from .text import IGNORE, encode
 
 
@@ -58,14 +58,14 @@ def compared(versions: list[str], wear: Callable[[int], object], probes: dict, m
 
 
 def read_probes(sources: list[str], tokenizer, max_length: int = 1024) -> dict[str, list[dict[str, list[int]]]]:
-    """{name: rows}: a JSON Lines file with chat messages is one probe, a stream (what load_stream takes) one for each task with test
-    rows."""
+    """{name: rows}: a JSON Lines file with chat messages is one probe, whole; a stream (what load_stream takes) is one for each task
+    with test rows, which are all rows of a table without a column split."""
     probes = {}
     for source in sources:
         if (chats := read_chats(source)) is not None:
             probes[Path(source).stem] = chat_rows(tokenizer, chats, max_length)
         else:
-            probes |= {task.name: rows_of(tokenizer, task.test, max_length) for task in load_stream(source) if task.test}
+            probes |= {task.name: rows_of(tokenizer, task.test, max_length) for task in load_probes(source) if task.test}
     return probes
 
 

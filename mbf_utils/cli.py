@@ -111,8 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     check = command("check", commands.check, "is the newest version of an adapter that Continual.save wrote worse than the ones "
                     "before it? Exit code 1 where it is: to be asked before it is published")
     check.add_argument("adapter", help="a folder that Continual.save wrote")
-    check.add_argument("probes", nargs="+", help="held-out rows: JSON Lines with messages, or what run takes as a stream (the test "
-                       "rows of every task)")
+    check.add_argument("probes", nargs="+", help="held-out rows: JSON Lines with messages, or what run takes as a stream (of every "
+                       "task the test rows; all rows of a table without a column split)")
     check.add_argument("--max-drop", type=float, required=True, help="nats a token by which a probe's loss may rise")
     check.add_argument("--model", default="tiny", help="the adapter's base")
     check.add_argument("--device", default="auto")

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from mbf_utils.errors import InputError
-from mbf_utils.prompts import (FORMS, INSTRUCTIONS, KNOWN, SAYS, SUPERNI_LABELS, TRACE_LABELS, Frame, frame_of, key_of, known,
+from mbf_utils.prompts import (FORMS, INSTRUCTIONS, KNOWN, SAYS, SUPERNI_LABELS, TRACE_LABELS, Frame, bodies, frame_of, key_of, known,
                                olora_frame, sapt_frame, superni_frame)
 from mbf_utils.rows import (SPLITS, about, check_draw, copies, draw, parsed, plain, refusal, text_of, told_apart, unseen, usable,
                             wrong)
@@ -147,24 +147,18 @@ def _flat_task(folder: Path, named: bool, prompts: str | None) -> Read:
 
 
 def _trace_task(folder: Path, files: list) -> Read:
-    """What the prompts of train have in common at their beginning and end is the frame, the rest may be shortened."""
-    labels, splits, begin, end = TRACE_LABELS.get(folder.name.lower(), ()), {}, "", ""
-    for split, file, rows in files:
+    """What the prompts of train have in common is the frame, the rest may be shortened."""
+    labels, splits, shown = TRACE_LABELS.get(folder.name.lower(), ()), {}, []
+    for split, file, rows in files:                           # train comes first
         if not isinstance(rows, list):
             raise wrong("one list of rows (TRACE's form)", file, rows, 'write [{"prompt": ..., "answer": ...}, ...]')
-        pairs = [(_text(row, "prompt", file, i), _text(row, "answer", file, i, blank=True).strip())
-                 for i, row in enumerate(rows, 1)]
-        if split == "train" and len(pairs) > 1:
-            begin = os.path.commonprefix([prompt for prompt, _ in pairs])
-            end = os.path.commonprefix([prompt[len(begin):][::-1] for prompt, _ in pairs])[::-1]
-        examples = [Example(prompt, (answer,) if answer else (), _inside(prompt, begin, end)) for prompt, answer in pairs]
+        prompts = [_text(row, "prompt", file, i) for i, row in enumerate(rows, 1)]
+        answers = [_text(row, "answer", file, i, blank=True).strip() for i, row in enumerate(rows, 1)]
+        shown = prompts if split == "train" else shown
+        examples = [Example(prompt, (answer,) if answer else (), body) for prompt, answer, body in
+                    zip(prompts, answers, bodies(prompts, shown))]
         splits[split] = _keep(examples, labels, file)
     return splits, labels
-
-
-def _inside(prompt: str, begin: str, end: str) -> tuple[int, int] | None:
-    framed = prompt.startswith(begin) and prompt.endswith(end) and len(begin) + len(end) < len(prompt) and bool(begin or end)
-    return (len(begin), len(prompt) - len(end)) if framed else None
 
 
 def _sapt_task(folder: Path, files: list, named: bool, prompts: str | None) -> Read:

@@ -11,7 +11,8 @@ The text is all that may be shortened (Example.body). Braces and marks in it mea
 """
 from __future__ import annotations
 
-from typing import Callable, NamedTuple
+import os
+from typing import Callable, NamedTuple, Sequence
 
 from mbf_utils.errors import InputError
 from mbf_utils.streams import Example
@@ -107,6 +108,22 @@ def form_of(prompts: str | None) -> str | None:
 def framed(before: str, text: str, after: str, answers: tuple[str, ...]) -> Example:
     """A prompt with the text in its frame."""
     return Example(before + text + after, answers, (len(before), len(before) + len(text)))
+
+
+def bodies(prompts: Sequence[str], given: Sequence[str] | None = None) -> list[tuple[int, int]]:
+    """Where the text lies in each of whole prompts: between what all of them have in common at their beginnings and ends, which is
+    the task's frame. In a prompt without that frame, or where there is none, everything is text. given: the prompts that show the
+    frame, if not all.
+
+    >>> bodies(["Say A or B: it rains! Answer:", "Say A or B: we are late. Answer:"])
+    [(12, 21), (12, 24)]
+    """
+    shown = list(dict.fromkeys(prompts if given is None else given))
+    begin = os.path.commonprefix(shown) if len(shown) > 1 else ""
+    end = os.path.commonprefix([prompt[len(begin):][::-1] for prompt in shown])[::-1] if len(shown) > 1 else ""
+    return [(len(begin), len(prompt) - len(end))
+            if prompt.startswith(begin) and prompt.endswith(end) and len(begin) + len(end) < len(prompt) else (0, len(prompt))
+            for prompt in prompts]
 
 
 class Frame(NamedTuple):

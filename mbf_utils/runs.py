@@ -31,7 +31,7 @@ from .sharding import place, shard
 from .sources import load_stream
 from .store import Store, save_value, table, write_table
 from .streams import Stream
-from .text import in_chat
+from .text import check_fit, in_chat
 from .titles import name_of
 from .training import accelerator_for, on_main, routed, train_task
 
@@ -55,7 +55,8 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
     method = make_method(method)
     stream = load_stream(stream)
     model, tokenizer = model if isinstance(model, tuple) else load_model(model)
-    stream, settings = prepared(stream, tokenizer), settings_for(model, settings)
+    settings = settings_for(model, settings)
+    stream = prepared(stream, tokenizer, settings)
     accelerator = accelerator_for(model)
     place(model, accelerator)
     main = partial(on_main, accelerator)
@@ -89,11 +90,14 @@ def _learn(index: int, stream: Stream, method: Method, adapted: Adapted, tokeniz
     conclude(stream, method, task, copied(adapted.live()), adapted, tokenizer, settings, store, log)
 
 
-def prepared(stream: Stream, tokenizer) -> Stream:
-    """The stream as it is learned: in the tokenizer's chat template where it is to be. Two tasks of one name are refused."""
+def prepared(stream: Stream, tokenizer, settings: Settings) -> Stream:
+    """The stream as it is learned: in the tokenizer's chat template where it is to be. Two tasks of one name are refused, and rows that
+    training or scoring would refuse as too long."""
     if len(set(stream.names)) < len(stream):
         raise InputError(f"expected tasks of different names, found {stream.names}")
-    return in_chat(stream, tokenizer) if stream.chat else stream
+    stream = in_chat(stream, tokenizer) if stream.chat else stream
+    check_fit(tokenizer, stream, settings.max_length, ("train", settings.evaluate_on))
+    return stream
 
 
 def begin(index: int, stream: Stream, adapted: Adapted, tokenizer, seed: int, settings: Settings, total=lambda x: x) -> tuple[Task, dict]:

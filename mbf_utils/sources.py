@@ -68,6 +68,16 @@ def load_stream(name_or_path, order=None, seed: int = 0, limit: int | None = Non
                      + (f"; did you mean {' or '.join(likely)}?" if likely else "; check the name or the path."))
 
 
+def load_probes(name_or_path) -> Stream:
+    """The stream whose test rows are to be scored and nothing learned: load_stream's, but of a table without a column split all rows
+    are test rows."""
+    name, order = _split(name_or_path)
+    if name in WORLDS + BENCHMARKS or not is_table(name):
+        return load_stream(name_or_path)
+    from mbf_utils.tables import read_tables
+    return read_tables(name, order=order, probes=True)
+
+
 def _read_tables(given, order, seed: int, limit: int | None, named: bool | None) -> Stream:
     if named:
         raise InputError("expected named to be left out, found True: prompts of tables are used as they are; write names into them.")

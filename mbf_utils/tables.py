@@ -1,6 +1,7 @@
 """Streams from tables of one's own: CSV and JSON Lines files, pandas DataFrames, objects of the library `datasets`.
 
-    prompt   the whole prompt, used letter for letter
+    prompt   the whole prompt, used letter for letter. What all prompts of a task have in common at their beginnings and ends is its
+             frame; between them stands the text, which alone is shortened where it is too long, and in which "</s>" is no token
     answer   a text, or a list of texts (not in CSV): any of them is right, the first is trained on
     task     the row's task; without this column a file is one task and is called as the file
     split    train, dev (or validation) or test; without it the rows are drawn, see `_drawn`
@@ -16,6 +17,7 @@ import ast
 import os
 import sys
 import warnings
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Iterator, Mapping, NamedTuple
@@ -24,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from mbf_utils.errors import InputError
+from mbf_utils.prompts import bodies
 from mbf_utils.rows import SPLITS, SUFFIXES, check_draw, csv_rows, draw, is_table, json_lines, plain, told_apart, usable, wrong
 from mbf_utils.streams import Example, Stream, TaskData, find_order
 
@@ -42,12 +45,13 @@ class Row(NamedTuple):
     labels: tuple[str, ...] | None                  # None where there is no such column
 
 
-def read_tables(given, order=None, seed: int = 0, limit: int | None = None) -> Stream:
+def read_tables(given, order=None, seed: int = 0, limit: int | None = None, probes: bool = False) -> Stream:
     """The tasks of a file, a DataFrame or a `datasets` object, in the order in which they come in it.
 
     given: one of these; several as a list, then a file without a column task is a task of its own; or {task: one of these, or
     {split: one of these}}. order: a list of task names, or what streams.find_order takes; None is "given". limit: at most so
-    many rows of each split of a task, drawn with `seed`. Raises InputError for whatever cannot be used.
+    many rows of each split of a task, drawn with `seed`. probes: nothing is to be learned, so without a column split all rows are
+    test. Raises InputError for whatever cannot be used.
     """
     check_draw(limit, seed)
     tasks: dict[str, list[Row]] = {}
@@ -58,7 +62,7 @@ def read_tables(given, order=None, seed: int = 0, limit: int | None = None) -> S
         raise InputError(f"expected at least one row in {name}, found none; give prompts and answers.")
     _check_names(list(tasks))
     label, names = _ordered(order, list(tasks), name)
-    return Stream(name, label, tuple(_task(task, tasks[task], seed, limit) for task in names))
+    return Stream(name, label, tuple(_task(task, tasks[task], seed, limit, probes) for task in names))
 
 
 # ---- from what was given to rows
@@ -206,10 +210,12 @@ def _ordered(order, names: list[str], place: str) -> tuple[str, list[str]]:
     return label, wanted
 
 
-def _task(name: str, rows: list[Row], seed: int, limit: int | None) -> TaskData:
+def _task(name: str, rows: list[Row], seed: int, limit: int | None, probes: bool) -> TaskData:
+    rows = [row._replace(example=replace(row.example, body=body)) for row, body in
+            zip(rows, bodies([row.example.prompt for row in rows]))]
     labels, told = _labels_of(name, rows)
     good = usable([row.example for row in rows], labels, f"task {name}", [row.where for row in rows])
-    splits, drawn = _splits(name, [row for row, keep in zip(rows, good) if keep], seed)
+    splits, drawn = _splits(name, [row for row, keep in zip(rows, good) if keep], seed, probes)
     if said := [sentence for sentence in (drawn, told) if sentence]:
         warnings.warn(f"task {name}: {'; '.join(said)}.")
     _warn_of_copies(name, splits)
@@ -236,13 +242,13 @@ def _labels_of(name: str, rows: list[Row]) -> tuple[tuple[str, ...], str]:
     return tuple(labels), f"{len(labels)} different answers in {len(rows)} rows are taken as its labels: {', '.join(labels)}"
 
 
-def _splits(name: str, rows: list[Row], seed: int) -> tuple[dict[str, list[Row]], str]:
+def _splits(name: str, rows: list[Row], seed: int, probes: bool) -> tuple[dict[str, list[Row]], str]:
     """(rows by split, what has to be said about it)."""
     given = {split: [row for row in rows if row.split == split] for split in ("", *SPLITS)}
     if given[""] and len(given[""]) < len(rows):
         raise wrong("a split in all rows of a task or in none", given[""][0].where, None, f"complete the task {name}")
     if given[""]:
-        return _drawn(name, rows, seed)
+        return ({"train": [], "dev": [], "test": rows}, "") if probes else _drawn(name, rows, seed)
     for split in ("train", "test"):
         if not given[split]:
             raise wrong(f"rows of the split {split}", f"task {name}", [part for part in SPLITS if given[part]],

@@ -5,9 +5,10 @@ attention mask: under a causal mask no real token sees it.
 """
 from __future__ import annotations
 
+import re
 import string
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,11 +71,31 @@ def answer_ids(tokenizer, texts: list[str], literal: bool = True) -> list[list[i
     return [ids[len(mark):] if ids[:len(mark)] == mark else own for ids, own in zip(behind, alone)]
 
 
+def special_names(tokenizer) -> list[str]:
+    """What a tokenizer reads as one of its special tokens, wherever it stands: "</s>", "<|im_end|>"."""
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+
+
+def marked_ids(tokenizer, texts: list[str], marks: dict[str, str]) -> list[list[int]]:
+    """Token ids of texts in which a special token's name is the token, and its mark stands for the name as text. marks: {name: mark},
+    each mark one character."""
+    back = {ord(mark): name for name, mark in marks.items()}
+    found = token_ids(tokenizer, texts)
+    names = "|".join(map(re.escape, sorted(special_names(tokenizer), key=len, reverse=True)))
+    for i, text in enumerate(texts):
+        if set(text) & set(marks.values()):
+            found[i] = []
+            for k, part in enumerate(re.split(f"({names})", text)):
+                read = token_ids if k == 0 else answer_ids                       # which follows another text
+                found[i] += [tokenizer.convert_tokens_to_ids(part)] if k % 2 else read(tokenizer, [part.translate(back)], literal=True)[0]
+    return found
+
+
 def _prompt_ids(tokenizer, examples: list[Example]) -> list[list[int]]:
     """Token ids of each prompt. What stands in its body is text, whatever it says: a review that quotes "</s>" does not end there.
     Outside (in a chat template, or in a prompt without a body) a special token's name is the token."""
     found = token_ids(tokenizer, [example.prompt for example in examples])
-    names = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    names = special_names(tokenizer)
 
     def holds(text: str) -> bool:
         return any(name in text for name in names)
@@ -164,6 +185,25 @@ def _shortened(tokenizer, example: Example, prompt: list[int], room: int) -> lis
         text = example.prompt[:cut] + example.prompt[end:]
         prompt = _prompt_ids(tokenizer, [replace(example, prompt=text, body=(start, cut))])[0]
     return prompt
+
+
+def check_fit(tokenizer, stream: Stream, max_length: int, splits: tuple[str, ...]) -> None:
+    """Raises what `encode` would raise for a row of these splits that is longer than max_length tokens even without its text, in the
+    time that it takes to read each different frame and answer once."""
+    def lengths(read: Callable, texts: list[str]) -> list[int]:
+        known = list(dict.fromkeys(texts))
+        found = dict(zip(known, map(len, read(tokenizer, known))))
+        return [found[text] for text in texts]
+
+    bos = int(tokenizer.bos_token_id is not None)
+    for task in stream:
+        rows = [replace(row, answers=(answer,)) for split in splits for row in getattr(task, split)
+                for answer in (row.answers if task.labels else row.answers[:1])]              # as scoring asks for them
+        bodies = [row.body or (0, 0) for row in rows]
+        frames = lengths(token_ids, [row.prompt[:start] + row.prompt[end:] for row, (start, end) in zip(rows, bodies)])
+        answers = lengths(answer_ids, [answer_text(row, row.answers[0]) for row in rows])
+        encode(tokenizer, [row for row, frame, answer in zip(rows, frames, answers)
+                           if max(1, bos + frame) + answer + 1 > max_length], max_length)
 
 
 def collate(rows: list[Encoded], pad: int | None, device="cpu") -> Batch:

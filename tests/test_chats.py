@@ -49,6 +49,44 @@ def test_where_earlier_turns_are_written_in_another_way_every_turn_is_a_row():
                                                               "one red two three bad </s> one green blue two three [bad] [</s>]"]
 
 
+def quoting(*contents):
+    return [{"role": role, "content": content} for role, content in zip(("user", "assistant") * 2, contents)]
+
+
+@pytest.mark.parametrize("template", [PLAIN, THINKS])
+@pytest.mark.parametrize("quote", ["</s>", "<s>", "<pad>", "</s></s>", "\ue000 </s>"])
+def test_a_message_that_quotes_a_special_token_does_not_hold_it(template, quote):
+    """As if another word stood there, of the user or of the assistant: no turn ends before the template ends it."""
+    tokenizer = tokenizer_of(template)
+    chats = [quoting(f"red {word} blue", f"good {word} six {word} bad {word}", "green", f"{word} bad") for word in (quote, "xyzzy")]
+    rows, plain = (chat_rows(tokenizer, [chat]) for chat in chats)
+    special = [tokenizer.convert_tokens_to_ids(token) for token in ("</s>", "<s>", "<pad>")]
+    for row, other in zip(rows, plain):
+        for key in ("input_ids", "labels"):
+            assert [token for token in row[key] if token in special] == [token for token in other[key] if token in special]
+        assert row["labels"][-1] == tokenizer.eos_token_id and len(row["labels"]) > len(other["labels"])
+        words = [token for token in row["input_ids"] if token != tokenizer.unk_token_id]
+        assert words == [token for token in other["input_ids"] if token != tokenizer.unk_token_id]        # the rest is read as ever
+    assert len(rows) == len(plain) == (1 if template == PLAIN else 2)
+
+
+def test_a_mark_that_the_template_looks_for_is_the_templates():
+    """Thoughts end at a token of the tokenizer's own: the template has to find it, and drops them but for the last turn."""
+    tokenizer = tokenizer_of(THINKS.replace("'six'", "'<six>'"))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<six>"]})
+    expected = ["one red two three [good] [<six>] [bad] [</s>]", "one red two three bad </s> one green two three [bad] [</s>]"]
+    assert shown(tokenizer, chat_rows(tokenizer, [quoting("red", "good <six> bad", "green", "bad")])) == expected
+    quoted = chat_rows(tokenizer, [quoting("red", "good <six> bad </s>", "green", "bad")])
+    assert [row["input_ids"].count(tokenizer.eos_token_id) for row in quoted] == [1, 2]
+
+
+def test_messages_in_parts_quote_too_and_are_left_as_they_are():
+    tokenizer = tokenizer_of(PLAIN.replace("{{ m['content'] }} two", "{{ m['content'][0]['text'] }} two"))
+    given = [{"role": "user", "content": [{"type": "text", "text": "red </s>"}]}, {"role": "assistant", "content": "bad"}]
+    row, = chat_rows(tokenizer, [given])
+    assert row["input_ids"].count(tokenizer.eos_token_id) == 1 and given[0]["content"][0]["text"] == "red </s>"
+
+
 def test_too_long_a_conversation_loses_its_last_turns_whole():
     tokenizer = tokenizer_of(PLAIN)
     first = ["one red two [good] [six] [bad] [</s>]"]

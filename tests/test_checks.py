@@ -2,7 +2,9 @@
 import json
 import subprocess
 import sys
+import warnings
 
+import pandas as pd
 import pytest
 import torch
 from test_chats import CHAT, PLAIN
@@ -12,10 +14,12 @@ from toy import toy_model, toy_stream
 
 from mbf_utils import cli
 from mbf_utils.chats import chat_rows, in_batches
-from mbf_utils.checks import held_out, rows_of
+from mbf_utils.checks import held_out, read_probes, rows_of
 from mbf_utils.continual import Continual
 from mbf_utils.errors import InputError, Worse
 from mbf_utils.models import load_model
+from mbf_utils.sources import load_stream
+from mbf_utils.streams import Example
 
 
 @pytest.fixture
@@ -114,6 +118,28 @@ def test_a_script_ends_before_it_publishes_and_the_command_exits_with_1(tmp_path
     assert "0 base" in told.out and "1 first" in told.out and not told.err
     assert cli.main([*command, "-1000"]) == 1 and "mbf: expected no probe to drop by more than -1000" in capsys.readouterr().err
     assert cli.main(["check", str(tmp_path), "world-5", "--max-drop", "1"]) == 2 and "no continual.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_every_row_of_a_table_without_splits_is_a_probe_and_with_splits_those_of_test(tmp_path, suffix):
+    _, tokenizer = toy_model()
+    rows = [{"prompt": f"alpha {'one two three four five'.split()[i % 5]} {'six seven eight'.split()[i % 3]} :", "answer": "good" if i % 2 else "bad"}
+            for i in range(15)]
+
+    def probes(given, order=""):
+        frame, file = pd.DataFrame(given), tmp_path / f"held-out.{suffix}"
+        frame.to_csv(file, index=False) if suffix == "csv" else frame.to_json(file, orient="records", lines=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return read_probes([f"{file}{order}"], tokenizer)
+    examples = [Example(row["prompt"], (row["answer"],)) for row in rows]
+    assert probes(rows) == {"held-out": rows_of(tokenizer, examples)}                     # in their order, none drawn
+    tasks = [{**row, "task": "ab"[i % 2]} for i, row in enumerate(rows)]
+    assert probes(tasks) == {"a": rows_of(tokenizer, examples[::2]), "b": rows_of(tokenizer, examples[1::2])}
+    assert probes(tasks, ":b") == {"b": rows_of(tokenizer, examples[1::2])}
+    split = [{**row, "split": ("train", "dev", "test")[i % 3]} for i, row in enumerate(rows)]
+    assert probes(split) == {"held-out": rows_of(tokenizer, examples[2::3])}
+    assert list(read_probes(["world-5"], tokenizer)) == load_stream("world-5").names
 
 
 def test_conversations_are_learned_and_checked(tmp_path):

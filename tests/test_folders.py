@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 
 import pytest
+from test_prompts import PROMPTS
 
 from mbf_utils.errors import InputError
 from mbf_utils.folders import read_folder
@@ -51,66 +52,13 @@ def no_silent_warnings():
         yield
 
 
-# --- prompts -----------------------------------------------------------------------------------------------------------
+# --- prompts (of the fifteen data sets: test_prompts.py) -----------------------------------------------------------------------------------------------------------
 
-OLORA_PROMPTS = {
-    "SC/SST-2": (["Good", "Bad"], "Text: so unabashedly hopeful ",
-                 "Task:SC\nDataset:SST-2\nWhat is the sentiment of the following paragraph? Choose one from the option.\n"
-                 "Option: Good, Bad \nText: so unabashedly hopeful \nAnswer:"),
-    "TC/agnews": (["World", "Sports", "Business", "Science or Technology"], "Title: Oil\nText: Prices rise.\n",
-                  "Task:TC\nDataset:agnews\nWhat is the topic of the following paragraph? Choose one from the option.\n"
-                  "Option: World, Sports, Business, Science or Technology \nTitle: Oil\nText: Prices rise.\n\nAnswer:"),
-    "NLI/MNLI": (["neutral", "entailment", "contradiction"], "sentence 1: It rains.\nsentence 2: It is wet.",
-                 'Task:NLI\nDataset:MNLI\nWhat is the logical relationship between the "sentence 1" and the "sentence 2"? Choose '
-                 "one from the option.\nOption: neutral, entailment, contradiction \nsentence 1: It rains.\nsentence 2: It is "
-                 "wet.\nAnswer:"),
-    "QQP/QQP": (["False", "True"], "first sentence: Why?\nsecond sentence: How so?",
-                'Task:QQP\nDataset:QQP\nWhether the "first sentence" and the "second sentence" have the same meaning? Choose one '
-                "from the option.\nOption: False, True \nfirst sentence: Why?\nsecond sentence: How so?\nAnswer:"),
-    "BoolQA/BoolQA": (["True", "False"], "question: is it\npassage: It -- It is.",
-                      "Task:BoolQA\nDataset:BoolQA\nAccording to the following passage, is the question true or false? Choose one "
-                      "from the option.\nOption: True, False \nquestion: is it\npassage: It -- It is.\nAnswer:"),
-    "COPA/COPA": (["A", "B"], 'Which sentence is the cause of "He fell."? Choose one between A and B.\nA: Ice.\nB: Tea.',
-                  'Task:COPA\nDataset:COPA\nWhich sentence is the cause of "He fell."? Choose one between A and B.\nA: Ice.\n'
-                  "B: Tea.\nAnswer:"),
-    "MultiRC/MultiRC": (["False", "True"], "paragraph: He ran. \nquestion: Who?\ncandidate answer: he",
-                        "Task:MultiRC\nDataset:MultiRC\nAccording to the following passage and question, is the candidate answer "
-                        "true or false? Choose one from the option.\nOption: False, True \nparagraph: He ran. \nquestion: Who?\n"
-                        "candidate answer: he\nAnswer:"),
-    "WiC/WiC": (["True", "False"], "word: bank\nA bank.\nThe bank.",
-                "Task:WiC\nDataset:WiC\nGiven a word and two sentences, whether the word is used with the same sense in both "
-                "sentence? Choose one from the option.\nOption: True, False \nword: bank\nA bank.\nThe bank.\nAnswer:"),
-}
-
-
-@pytest.mark.parametrize("place", OLORA_PROMPTS)
-def test_olora_prompts(tmp_path, place):
-    labels, sentence, prompt = OLORA_PROMPTS[place]
-    row = {"sentence": sentence, "label": labels[1]}
-    olora(tmp_path, place, labels, [row], [row], [{**row, "sentence": "another"}])
-    task = read_folder(tmp_path)[0]
-    start = len(prompt) - len("\nAnswer:") - len(sentence)
-    assert task.train == task.test == [Example(prompt, (labels[1],), (start, start + len(sentence)))]
-    assert task.name == place.split("/")[1] and task.labels == tuple(labels)
-    assert read_folder(tmp_path).named and not read_folder(tmp_path, named=False).named
-    bare = read_folder(tmp_path, named=False)[0].train[0]
-    assert bare.prompt == prompt.split("\n", 2)[2] and bare.prompt[slice(*bare.body)] == sentence
-
-
-LONG_PROMPTS = {                                              # the Definition of the file, then the whole prompt around the input
-    "agnews": "Please categorize the topics of the news article given below.",
-    "qqp": 'Whether the "first sentence" and the "second sentence" have the same meaning? Choose one from the option: yes or no.',
-    "boolq": "According to the following passage, is the question true or false? Choose one from the option.",
-    "sst2": "Make a judgement on the sentiment of the given text.",
-}
-
-
-@pytest.mark.parametrize("task", LONG_PROMPTS)
-def test_sapts_long_prompts(tmp_path, task):
-    sapt(tmp_path, task, [LONG_PROMPTS[task] + " \n"],
-         [{"input": " Text: {0} 100% </s> Output: ", "output": "yes"}, {"input": "b", "output": "no"}], dev=[{"input": "c", "output": "no"}])
+def test_what_a_text_says_and_blanks_around_a_definition_do_not_matter(tmp_path):
+    sapt(tmp_path, "sst2", ["Judge it. \n"], [{"input": " Text: {0} 100% </s> Output: ", "output": "yes"}, {"input": "b", "output": "no"}],
+         dev=[{"input": "c", "output": "no"}])
     row = read_folder(tmp_path)[0].train[0]
-    assert row.prompt == LONG_PROMPTS[task] + "\n Text: {0} 100% </s> Output: \nOutput: "
+    assert row.prompt == "Judge it.\n Text: {0} 100% </s> Output: \nOutput: "
     assert row.prompt[slice(*row.body)] == " Text: {0} 100% </s> Output: "
 
 
@@ -139,10 +87,6 @@ def test_real_olora_rows(real_rows):
             rows = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
             assert [(row.prompt[slice(*row.body)], row.answers) for row in getattr(task, split)] == [
                 (row["sentence"], (row["label"],)) for row in rows]
-        frames = {(row.prompt[:row.body[0]], row.prompt[row.body[1]:]) for row in task.train + task.dev + task.test}
-        labels, sentence, prompt = OLORA_PROMPTS[next(place for place in OLORA_PROMPTS if place.startswith(folder.parent.name))]
-        before = prompt[:-len(sentence + "\nAnswer:")].split("\n", 2)[2].replace(", ".join(labels), ", ".join(task.labels))
-        assert frames == {(f"Task:{folder.parent.name}\nDataset:{task.name}\n{before}", "\nAnswer:")}
 
 
 def test_real_superni_rows(real_rows):
@@ -612,8 +556,8 @@ def test_sapts_rows_with_olora_prompts(tmp_path):
     sapt(tmp_path, "qqp", instances=rows)
     stream = read_folder(tmp_path, prompts="O-LoRA")
     assert stream[0].labels == ("False", "True") and stream.named and not read_folder(tmp_path, prompts="O-LoRA", named=False).named
-    assert stream[0].train[1] == Example(OLORA_PROMPTS["QQP/QQP"][2].replace("Why?\nsecond sentence: How so?", "1\nsecond sentence: b"),
-                                         ("True",), stream[0].train[1].body)
+    assert stream[0].train[1] == Example(PROMPTS["QQP/QQP"][3].replace("Why?\nsecond sentence: How so?", "1\nsecond sentence: b"), ("True",),
+                                         stream[0].train[1].body)
     sapt(tmp_path, "task1572_samsum_summary")
     with pytest.raises(InputError, match="O-LoRA has a prompt for .*found 'task1572_samsum_summary'"):
         read_folder(tmp_path, prompts="O-LoRA")

@@ -19,6 +19,7 @@ from mbf_utils.methods.slao import SLAO
 from mbf_utils.results import Run
 from mbf_utils.runs import fingerprint, run_stream, walk_stream
 from mbf_utils.store import pack, unpack
+from mbf_utils.streams import Example
 
 NAMES = ["single", "prefixes", "free"]
 
@@ -316,3 +317,16 @@ def test_old_tasks_may_be_scored_less_often(stream, model):
     S = run_stream(longer, "slao", model, score_every=4, **FAST).matrix.to_numpy()
     assert [[value == value for value in row] for row in S] == [[True] + [False] * 3, [False, True, False, False],
                                                                 [False, False, True, False], [True] * 4]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_row_that_cannot_be_cut_enough_is_refused_before_anything_is_learned(stream, model, tmp_path, split):
+    """Not when the last task's rows come to be scored."""
+    last = replace(stream[-1], **{split: [*getattr(stream[-1], split), Example("one two three " * 20, ("nine",))]})
+    whole = replace(stream, tasks=(*stream.tasks[:-1], last))
+    with pytest.raises(InputError, match="found a frame of 60 .*: raise max_length"):
+        run_stream(whole, "slao", model, out=tmp_path / "run", **FAST)
+    assert not (tmp_path / "run").exists()
+    cut = replace(whole, tasks=(*stream.tasks[:-1], replace(last, **{split: [*getattr(stream[-1], split),
+                                                                          Example("one two three " * 20, ("nine",), (0, 280))]})))
+    assert run_stream(cut, "slao", model, out=tmp_path / "run", **FAST).matrix.shape == (3, 3)

@@ -7,10 +7,12 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+from tiny import word_tokenizer
 
 from mbf_utils.errors import InputError
 from mbf_utils.streams import Example
 from mbf_utils.tables import EACH, FEW, read_tables
+from mbf_utils.text import encode, token_ids
 
 MOODS = ("bad", "good")
 SPLIT = ("train",) * 6 + ("dev",) * 2 + ("test",) * 2
@@ -89,7 +91,9 @@ def forms(folder, rows):
 
 
 def test_every_form_gives_the_same_rows(tmp_path):
-    expected = {name: {split: [Example(row["prompt"], (row["answer"],)) for row in ROWS if row["task"] == name and row["split"] == split]
+    numbers = {"mood": (5, 6), "free": (12, 13)}                                  # where the one character stands that differs
+    expected = {name: {split: [Example(row["prompt"], (row["answer"],), numbers[name]) for row in ROWS
+                               if row["task"] == name and row["split"] == split]
                        for split in ("train", "dev", "test")} for name in ("mood", "free")}
     count = 0
     for given in forms(tmp_path, ROWS):
@@ -141,7 +145,7 @@ def test_odd_but_right_texts_are_kept_as_they_are(tmp_path):
     odd = ["braces {0}", "=1+1", "NA", "null", "nan", " blanks ", "a\u2028b", "x" * 200_000, "\U0001f600", "a\\nb", "1", "[MASK] a", "'q'"]
     rows = [{"prompt": f"{i} {text}", "answer": text, "task": "odd", "split": split, "labels": None} for i, text in enumerate(odd)
             for split in ("train", "dev", "test")]
-    wanted = [Example(f"{i} {text}", (text,)) for i, text in enumerate(odd)]
+    wanted = [Example(f"{i} {text}", (text,), (0, len(f"{i} {text}"))) for i, text in enumerate(odd)]
     for given in (csv_of(tmp_path / "a.csv", rows), lines_of(tmp_path / "a.jsonl", rows), pd.DataFrame(rows)):
         stream, messages = said(given)
         assert stream[0].train == wanted and stream[0].labels == ()
@@ -156,6 +160,52 @@ def test_byte_order_marks_and_line_ends_are_accepted(tmp_path):
     lines = lines_of(tmp_path / "a.jsonl", ROWS[10:])
     lines.write_bytes(b"\xef\xbb\xbf" + lines.read_bytes().replace(b"\n", b"\r\n\r\n"))
     assert read_tables(lines).tasks == whole
+
+
+# --- the text in a prompt ------------------------------------------------------------------------------------------------
+
+FRAMES = [("Say good or bad: ", "\nAnswer:"), ("", "\nAnswer:"), ("[INST] ", ""), ("", "")]
+
+
+@pytest.mark.parametrize("begin, end", FRAMES)
+def test_what_all_prompts_of_a_task_share_is_its_frame(tmp_path, begin, end):
+    """In every form, for every split, and each task for itself."""
+    rows = [{"prompt": f"{begin}{'xyz'[i % 3]} film {i} {'uvw'[i % 3]}{end}", "answer": MOODS[i % 2], "task": "one", "split": SPLIT[i]}
+            for i in range(10)] + [{**row, "task": "two"} for row in without(ROWS[10:], "labels")]
+    for given in forms(tmp_path, rows):
+        stream, _ = said(given)
+        for split in (stream["one"].train, stream["one"].dev, stream["one"].test):
+            assert split and all(row.prompt[:row.body[0]] == begin and row.prompt[row.body[1]:] == end for row in split)
+        assert {row.body for row in stream["two"].train} == {(12, 13)}
+
+
+def test_where_all_prompts_are_one_or_one_is_the_frame_alone_all_is_text():
+    def found(*prompts):
+        task = said(pd.DataFrame([{"prompt": prompt, "answer": "a", "task": "t", "split": split, "labels": ""}
+                                  for prompt, split in zip(prompts, ("dev", "test", "train"))]))[0][0]
+        return [row.body for row in (*task.dev, *task.test, *task.train)]
+    assert found("ab", "ab", "ab") == [(0, 2)] * 3
+    assert found("ab", "ab", "abab") == [(0, 2), (0, 2), (2, 4)]
+
+
+def long_table(quote="one", words=40):
+    return pd.DataFrame([{"prompt": f"alpha : {'one two three four five'.split()[i % 5]} {quote} {'two ' * (words if i % 2 else 1)}"
+                                    f"{'three four five six'.split()[i % 4]} ? beta :", "answer": MOODS[i % 2], "task": "mood",
+                          "split": split, "labels": "bad, good"} for i, split in enumerate(("train",) * 6 + ("dev", "test") * 2)])
+
+
+@pytest.mark.parametrize("room", [12, 20, 100])
+@pytest.mark.parametrize("quote", ["one", "</s>", "<pad>"])
+def test_a_tables_long_text_is_cut_and_quotes_no_special_token(quote, room):
+    """As the benchmarks' rows: the frame stays whole, and a review that holds "</s>" does not end there."""
+    tokenizer = word_tokenizer()
+    task = said(long_table(quote))[0][0]
+    rows = encode(tokenizer, task.train + task.test, room)
+    left, right = token_ids(tokenizer, ["alpha :", "? beta :"])
+    for row in rows:
+        assert len(row.prompt + row.answer) <= room and row.prompt[1:3] == left and row.prompt[-3:] == right
+        assert not {tokenizer.eos_token_id, tokenizer.pad_token_id} & {*row.prompt} and row.prompt[0] == tokenizer.bos_token_id
+    assert (max(len(row.prompt + row.answer) for row in rows) > 40) == (room == 100)
 
 
 # --- splits --------------------------------------------------------------------------------------------------------------

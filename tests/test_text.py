@@ -9,9 +9,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from toy import toy_model
 from transformers import PreTrainedTokenizerFast
 
+from mbf_utils import text
 from mbf_utils.errors import InputError
 from mbf_utils.streams import Example, Stream, TaskData
-from mbf_utils.text import IGNORE, Encoded, answer_ids, answer_text, collate, encode, in_chat, normalise, token_ids
+from mbf_utils.text import IGNORE, Encoded, answer_ids, answer_text, check_fit, collate, encode, in_chat, normalise, token_ids
 
 TOKENIZERS = {"words": word_tokenizer, "characters": character_tokenizer}
 
@@ -120,6 +121,50 @@ def test_rows_come_in_the_order_of_the_examples_and_only_long_ones_are_cut():
     rows = encode(tokenizer, examples, 20)
     alone = [encode(tokenizer, [one], 20)[0] for one in examples]
     assert rows == alone and rows[0] == encode(tokenizer, examples, 1000)[0] and rows[2] == encode(tokenizer, examples, 1000)[2]
+
+
+def checked(rows, max_length, labels=(), split="test", tokenizer=None):
+    check_fit(tokenizer or word_tokenizer(), Stream("s", "1", (TaskData("t", [], [], [], ()), replace(TaskData("t", [], [], [], labels), **{split: rows}))),
+              max_length, ("train", "test"))
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("make", [lambda whole: whole, lambda whole: replace(whole, body=None), lambda whole: replace(whole, body=(0, len(whole.prompt)))],
+                         ids=["framed", "no text", "all text"])
+@pytest.mark.parametrize("bos", [True, False])
+def test_the_check_before_training_refuses_what_encoding_refuses_and_nothing_else(name, make, bos):
+    tokenizer = TOKENIZERS[name](**({} if bos else {"bos_token": None}))
+    rows = [make(example(2)), make(example(9))]
+    for max_length in range(1, len(sum(encode(tokenizer, rows[1:], 1000)[0], [])) + 2):
+        try:
+            encode(tokenizer, rows, max_length)
+            said = None
+        except InputError as error:
+            said = str(error)
+        if said is None:
+            checked(rows, max_length, tokenizer=tokenizer)
+        else:
+            with pytest.raises(InputError) as caught:
+                checked(rows, max_length, tokenizer=tokenizer)
+            assert str(caught.value) == said
+
+
+def test_the_check_asks_for_every_answer_that_is_scored_and_for_no_other_split():
+    short, long = Example("alpha :", ("good", "one two three four five six"), (0, 7)), Example("alpha : " * 9, ("good",))
+    checked([short], 8)                                              # free text: only the first answer is written
+    checked([long], 8, split="dev")
+    for rows, labels, split in (([short], ("good", "one two three four five six"), "test"), ([long], (), "test"), ([long], (), "train")):
+        with pytest.raises(InputError, match="raise max_length"):
+            checked(rows, 7, labels, split)
+
+
+def test_what_fits_is_not_read_row_by_row(monkeypatch):
+    """A big file costs no more than its different frames and answers."""
+    tokenizer, asked = word_tokenizer(), []
+    monkeypatch.setattr(text, "encode", lambda tokenizer, rows, max_length: asked.extend(rows))
+    monkeypatch.setattr(text, "token_ids", lambda tokenizer, texts, literal=False: asked.extend(texts) or token_ids(tokenizer, texts, literal))
+    checked([example(k) for k in range(1, 200)], 40, tokenizer=tokenizer)
+    assert len(asked) < 10
 
 
 def rows_of(*lengths):
