@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.ticker import NullFormatter
 
 from .errors import InputError
 from .looks import colour, look
@@ -35,7 +34,7 @@ def goals(table: pd.DataFrame, title: str | None = None) -> Picture:
     axis.set_ylim(len(table) - 0.5, -0.5)
     low, high = axis.get_xlim()
     axis.xaxis.set_major_formatter("{x:g}")                          # 0.9, where the usual ones write powers
-    axis.xaxis.set_minor_formatter("{x:g}" if high < 5 * low else NullFormatter())
+    axis.xaxis.set_minor_formatter("{x:g}" if high < 5 * low else "")
     axis.set_xlabel("measured / bound", fontsize=13)
     axis.grid(axis="x", color="0.9")
     return figure
