@@ -12,6 +12,8 @@ from pathlib import Path
 
 from .errors import InputError, Worse
 
+MOST_SEEDS = 1000
+
 
 def _settings(arguments) -> dict:
     """The flags given, over the preset's settings."""
@@ -82,9 +84,17 @@ def _stream(arguments, name: str, order=None):
                        prompts=arguments.prompts)
 
 
+def _launched(name: str, alone: int) -> int:
+    """What a launcher of several processes says in the environment."""
+    text = os.environ.get(name, str(alone))
+    if not text.isdecimal():
+        raise InputError(f"expected a whole number in the environment's {name}, found {text!r}: only a launcher sets it, so unset it")
+    return int(text)
+
+
 def run(arguments) -> None:
     from . import presets
-    processes = int(os.environ.get("WORLD_SIZE", 1))
+    processes, rank = _launched("WORLD_SIZE", 1), _launched("RANK", 0)
     if arguments.processes not in (None, processes):
         raise InputError(f"expected {arguments.processes} processes that train together, found {processes}: launch them "
                          f"with python -m torch.distributed.run --nproc_per_node {arguments.processes} -m mbf_utils run ..., or with "
@@ -100,7 +110,7 @@ def run(arguments) -> None:
     out = Path(arguments.out or f"runs/{stream.name}-{arguments.method}-{arguments.seed}")
     model = load_model(arguments.model, arguments.device, arguments.dtype, arguments.quantize)
     run = run_stream(stream, method, model, arguments.seed, out, **settings)
-    if int(os.environ.get("RANK", 0)):
+    if rank:
         return
     if run.scored:
         print(f"each task's own score in percent, row i after task i\n{_shown(run.scores)}\n")
@@ -138,7 +148,10 @@ def compare(arguments) -> int:
 
 
 def _workers(text: str) -> int | str:
-    return int(text) if text.lstrip("-").isdigit() else text
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def search(arguments) -> None:
@@ -178,9 +191,13 @@ def _methods(text: str) -> list:
 def _seeds(text: str) -> list[int]:
     """"3" is 0, 1, 2; "0,5" is 0, 5."""
     try:
-        return [int(seed) for seed in text.split(",") if seed.strip()] if "," in text else list(range(int(text)))
+        if "," in text:
+            return [int(seed) for seed in text.split(",") if seed.strip()]
+        if int(text) <= MOST_SEEDS:
+            return list(range(int(text)))
     except ValueError:
-        raise InputError(f"expected --seeds as a number (3) or a list with commas (0,5), found {text!r}") from None
+        pass
+    raise InputError(f"expected --seeds as a number up to {MOST_SEEDS} (3) or a list with commas (0,5), found {text!r}")
 
 
 def merge(arguments) -> None:
