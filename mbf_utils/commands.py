@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 import os
 import subprocess
 import sys
@@ -28,28 +27,8 @@ def _settings(arguments) -> dict:
 
 
 def _fields(pairs: list[str], method: str) -> dict:
-    """FIELD=VALUE pairs; a value is a number, true, false, or text: a whole number only where the method's own is one."""
-    from .methods import METHODS
-    usual, fields = METHODS[method]() if method in METHODS else None, {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise InputError(f"expected --set FIELD=VALUE, found {pair!r}")
-        try:
-            number = float(text)
-            fields[name] = int(number) if type(getattr(usual, name, None)) is int and number.is_integer() else number
-        except ValueError:
-            fields[name] = {"true": True, "false": False}.get(text.lower(), text)
-        _check_kind(name, fields[name], getattr(usual, name, None))
-    return fields
-
-
-def _check_kind(name: str, value, usual) -> None:
-    """That a setting which is a number is given as one: its method would find out in the middle of a task."""
-    kind = {bool: "true or false", int: "a whole number", float: "a number"}.get(type(usual))
-    if isinstance(value, float) and not math.isfinite(value) or kind and type(value) is not type(usual) and not (
-            type(usual) is float and type(value) is int):
-        raise InputError(f"expected {name} to be {kind or 'finite'}, found {value!r}")
+    from .methods import read_fields
+    return read_fields(pairs, method)
 
 
 def demo(arguments) -> None:
