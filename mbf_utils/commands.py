@@ -67,7 +67,7 @@ def _launched(name: str, alone: int) -> int:
     """What a launcher of several processes says in the environment."""
     text = os.environ.get(name, str(alone))
     if not text.isdecimal():
-        raise InputError(f"expected a whole number in the environment's {name}, found {text!r}: only a launcher sets it, so unset it")
+        raise InputError(f"expected a whole number in the environment's {name}, found {text!r}: only a launcher sets it; unset it")
     return int(text)
 
 

@@ -13,7 +13,7 @@ import warnings
 from numbers import Integral
 from pathlib import Path
 from reprlib import repr as brief
-from typing import Callable, Iterable
+from typing import Callable, Iterable, Sequence
 
 from mbf_utils.errors import InputError
 from mbf_utils.streams import Example
@@ -165,7 +165,7 @@ def told_apart(labels: Iterable[tuple[str, str]], kept_out: str, todo: str) -> t
     return tuple(seen.values())
 
 
-def usable(examples: list[Example], labels: tuple[str, ...], file, places: list[str] = ()) -> list[bool]:
+def usable(examples: list[Example], labels: tuple[str, ...], file, places: Sequence[str] = ()) -> list[bool]:
     """Of each row whether it can be used: it has an answer, and one of the labels where there are labels. A warning says how
     many cannot; InputError where none can. places: what to call the rows; else by their number in the file."""
     if not examples:
@@ -227,7 +227,8 @@ def unseen(labels: Iterable[str], train: list[Example], drawn: list[Example]) ->
     never = lacking(train)
     lost = [label for label in lacking(drawn) if label not in never]
     return ([f"no row of train has the label {listed(never, ' or ')}"] if never else []) + (
-        [f"none of the {len(drawn)} rows of train that limit leaves has the label {listed(lost, ' or ')} (raise it)"] if lost else [])
+        [f"none of the {len(drawn)} rows of train that limit leaves has the label {listed(lost, ' or ')} (raise it)"]
+        if lost else [])
 
 
 def _text(row: Example) -> str:

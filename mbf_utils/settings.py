@@ -65,7 +65,7 @@ class Settings:
             if getattr(self, name) < 0:
                 raise InputError(f"expected {name} of 0 or more, found {getattr(self, name)!r}")
         if self.epochs > MOST_EPOCHS:
-            raise InputError(f"expected epochs up to {MOST_EPOCHS}, found {self.epochs!r}: the rows of every step are drawn beforehand")
+            raise InputError(f"expected epochs up to {MOST_EPOCHS}, found {self.epochs!r}: every step's rows are drawn beforehand")
         score_of("", self.scores)
         for name, choices in (("schedule", ("constant", "linear")), ("evaluate_on", ("test", "dev")), ("keep", ("all", "last"))):
             if getattr(self, name) not in choices:

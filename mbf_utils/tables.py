@@ -24,7 +24,8 @@ import numpy as np
 import pandas as pd
 
 from mbf_utils.errors import InputError
-from mbf_utils.rows import SPLITS, SUFFIXES, check_draw, csv_rows, draw, is_table, json_lines, listed, plain, told_apart, usable, wrong
+from mbf_utils.rows import (SPLITS, SUFFIXES, check_draw, csv_rows, draw, is_table, json_lines, listed, plain, told_apart, usable,
+                            wrong)
 from mbf_utils.streams import Example, Stream, TaskData, find_order
 
 COLUMNS = ("prompt", "answer", "task", "split", "labels")

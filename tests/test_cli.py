@@ -177,7 +177,7 @@ def test_an_environment_that_no_launcher_made_is_one_sentence(name, monkeypatch,
     monkeypatch.setenv(name, "x")
     assert main(["run", "world-5"]) == 2
     assert capsys.readouterr().err == (f"mbf: expected a whole number in the environment's {name}, found 'x': only a launcher sets "
-                                       "it, so unset it\n")
+                                       "it; unset it\n")
 
 
 def test_epochs_may_be_a_part_of_one_and_a_whole_number_stays_whole():

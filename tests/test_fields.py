@@ -25,7 +25,8 @@ for name in METHODS:
     for one in dataclasses.fields(METHODS[name]()):
         kind = str(one.type)
         if one.init and "bool" not in kind:
-            CASES += [(name, one.name, value) for value in (("zzz",) if "str" in kind else (-1, 0, 10 ** 6) if "int" in kind else (-1.0, 0.0, 1e6))]
+            values = ("zzz",) if "str" in kind else (-1, 0, 10 ** 6) if "int" in kind else (-1.0, 0.0, 1e6)
+            CASES += [(name, one.name, value) for value in values]
 
 
 @pytest.fixture(scope="module")

@@ -442,7 +442,8 @@ def test_a_loss_or_a_factor_that_is_not_finite_stops_in_one_sentence(bad_after, 
 
 @pytest.mark.parametrize("wrong", [dict(rank=0), dict(lr=-1.0), dict(epochs=0), dict(schedule="cosine"), dict(keep="none"),
                                    dict(evaluate_on="train"), dict(batch_size=0), dict(clip=-1), dict(weight_decay=-5.0),
-                                   dict(checkpoint_minutes=-1), dict(clip=float("nan")), dict(weight_decay=float("inf")), dict(epochs=10**12)])
+                                   dict(checkpoint_minutes=-1), dict(clip=float("nan")), dict(weight_decay=float("inf")),
+                                   dict(epochs=10**12)])
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(InputError, match=f"expected {next(iter(wrong))} "):
         Settings(**wrong)

@@ -24,7 +24,7 @@ class Pool(Method):
     about: ClassVar[Card]                           # the card with all adapters kept
 
     @property
-    def card(self) -> Card:
+    def card(self) -> Card:  # type: ignore[override]
         return self.about._replace(memory="constant", fidelity="adapted",
                                    differs="the last merge stands for all earlier adapters, which the paper keeps") \
             if self.running else self.about
