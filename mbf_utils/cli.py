@@ -200,5 +200,17 @@ def _add_settings(group) -> None:
             group.add_argument(flag, default=argparse.SUPPRESS, metavar="NAME", help="each task's score: field (SuperNI's and TRACE's own), "
                                "SAPT, or one for all: exact, literal, rouge_l, edit_similarity, sari, letter")
         else:
-            group.add_argument(flag, type=type(field.default), default=argparse.SUPPRESS, metavar=type(field.default).__name__.upper(),
+            kind = _number if field.name == "epochs" else type(field.default)
+            group.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar=kind.__name__.upper(),
                                help=f"real models: {field.default}")
+
+
+def _number(text: str) -> int | float:
+    """A whole number stays one, as a run's config.json has it."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+_number.__name__ = "number"                         # as argparse's sentence calls it

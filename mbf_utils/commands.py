@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 import os
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from .errors import InputError, Worse
+
+MOST_SEEDS = 1000
 
 
 def _settings(arguments) -> dict:
@@ -26,28 +27,8 @@ def _settings(arguments) -> dict:
 
 
 def _fields(pairs: list[str], method: str) -> dict:
-    """FIELD=VALUE pairs; a value is a number, true, false, or text: a whole number only where the method's own is one."""
-    from .methods import METHODS
-    usual, fields = METHODS[method]() if method in METHODS else None, {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise InputError(f"expected --set FIELD=VALUE, found {pair!r}")
-        try:
-            number = float(text)
-            fields[name] = int(number) if type(getattr(usual, name, None)) is int and number.is_integer() else number
-        except ValueError:
-            fields[name] = {"true": True, "false": False}.get(text.lower(), text)
-        _check_kind(name, fields[name], getattr(usual, name, None))
-    return fields
-
-
-def _check_kind(name: str, value, usual) -> None:
-    """That a setting which is a number is given as one: its method would find out in the middle of a task."""
-    kind = {bool: "true or false", int: "a whole number", float: "a number"}.get(type(usual))
-    if isinstance(value, float) and not math.isfinite(value) or kind and type(value) is not type(usual) and not (
-            type(usual) is float and type(value) is int):
-        raise InputError(f"expected {name} to be {kind or 'finite'}, found {value!r}")
+    from .methods import read_fields
+    return read_fields(pairs, method)
 
 
 def demo(arguments) -> None:
@@ -82,9 +63,17 @@ def _stream(arguments, name: str, order=None):
                        prompts=arguments.prompts)
 
 
+def _launched(name: str, alone: int) -> int:
+    """What a launcher of several processes says in the environment."""
+    text = os.environ.get(name, str(alone))
+    if not text.isdecimal():
+        raise InputError(f"expected a whole number in the environment's {name}, found {text!r}: only a launcher sets it; unset it")
+    return int(text)
+
+
 def run(arguments) -> None:
     from . import presets
-    processes = int(os.environ.get("WORLD_SIZE", 1))
+    processes, rank = _launched("WORLD_SIZE", 1), _launched("RANK", 0)
     if arguments.processes not in (None, processes):
         raise InputError(f"expected {arguments.processes} processes that train together, found {processes}: launch them "
                          f"with python -m torch.distributed.run --nproc_per_node {arguments.processes} -m mbf_utils run ..., or with "
@@ -100,7 +89,7 @@ def run(arguments) -> None:
     out = Path(arguments.out or f"runs/{stream.name}-{arguments.method}-{arguments.seed}")
     model = load_model(arguments.model, arguments.device, arguments.dtype, arguments.quantize)
     run = run_stream(stream, method, model, arguments.seed, out, **settings)
-    if int(os.environ.get("RANK", 0)):
+    if rank:
         return
     if run.scored:
         print(f"each task's own score in percent, row i after task i\n{_shown(run.scores)}\n")
@@ -138,7 +127,10 @@ def compare(arguments) -> int:
 
 
 def _workers(text: str) -> int | str:
-    return int(text) if text.lstrip("-").isdigit() else text
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def search(arguments) -> None:
@@ -178,9 +170,13 @@ def _methods(text: str) -> list:
 def _seeds(text: str) -> list[int]:
     """"3" is 0, 1, 2; "0,5" is 0, 5."""
     try:
-        return [int(seed) for seed in text.split(",") if seed.strip()] if "," in text else list(range(int(text)))
+        if "," in text:
+            return [int(seed) for seed in text.split(",") if seed.strip()]
+        if int(text) <= MOST_SEEDS:
+            return list(range(int(text)))
     except ValueError:
-        raise InputError(f"expected --seeds as a number (3) or a list with commas (0,5), found {text!r}") from None
+        pass
+    raise InputError(f"expected --seeds as a number up to {MOST_SEEDS} (3) or a list with commas (0,5), found {text!r}")
 
 
 def merge(arguments) -> None:

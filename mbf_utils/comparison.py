@@ -85,6 +85,8 @@ def compare(streams, methods, seeds, model="tiny", out=None, workers=1, abreast=
     cells = plan(streams, methods, seeds, out)
     cells = cluster.share(cells, cell) if cell else cells
     processes = _processes(workers)
+    if type(abreast) is not int or abreast < 1:
+        raise InputError(f"expected 1 run abreast or more, found {abreast!r}")
     base = model if isinstance(model, tuple) else Base(str(model))
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,7 @@ def likeness(table: pd.DataFrame) -> Explorer:
     def draw(at, rank=int(most), named=named):
         return plots_similarity.likeness(table, at, rank, named), plots_similarity.likeness_in_words(table, at, rank, named)
 
-    controls = {"at": Slide("likeness", places[0], places[-1], round(step, 6), places[0])}
+    controls: dict[str, Slide | Choice | Buttons] = {"at": Slide("likeness", places[0], places[-1], round(step, 6), places[0])}
     if len(ranks) > 1:
         controls["rank"] = Choice("rank", [(str(rank), int(rank)) for rank in ranks], int(most))
     if some.named.nunique() > 1:

@@ -19,8 +19,8 @@ from pathlib import Path
 from mbf_utils.errors import InputError
 from mbf_utils.prompts import (FORMS, INSTRUCTIONS, KNOWN, SAYS, SUPERNI_LABELS, TRACE_LABELS, Frame, bodies, frame_of, key_of, known,
                                olora_frame, sapt_frame, superni_frame)
-from mbf_utils.rows import (SPLITS, about, check_draw, copies, draw, parsed, plain, refusal, text_of, told_apart, unseen, usable,
-                            wrong)
+from mbf_utils.rows import (SPLITS, about, check_draw, copies, draw, listed, parsed, plain, refusal, text_of, told_apart, unseen,
+                            usable, wrong)
 from mbf_utils.streams import ORDERS, Example, Stream, TaskData, find_order
 
 
@@ -59,10 +59,10 @@ def read_folder(path, order=None, seed: int = 0, limit: int | None = None, named
         said += [f"{folder.name}: {told}" for told in [copies(rows), *unseen(labels, rows["train"], drawn["train"])] if told]
         tasks.append(TaskData(folder.name, labels=labels, **drawn))
     if same:
-        warnings.warn(f"dev.json and test.json have the same rows in {root} for {', '.join(same)}: "
+        warnings.warn(f"dev.json and test.json have the same rows in {root} for {listed(same)}: "
                       "choosing a model or a setting on dev there chooses on test.", stacklevel=2)
     if said:
-        warnings.warn(f"{root}: {'; '.join(said)}.", stacklevel=2)
+        warnings.warn(f"{root}: {listed(said, '; ')}.", stacklevel=2)
     olora = any(prompts != "SAPT" if found[name][0] else prompts == "O-LoRA" for name in names)
     return Stream(root.resolve().name, order_name, tuple(tasks), named=bool(named) and olora)
 
@@ -197,7 +197,7 @@ def _warn_of_equals(labels: tuple[str, ...], file: Path) -> None:
     for label in labels:
         seen.setdefault(plain(label), []).append(label)
     if equals := [" and ".join(map(repr, some)) for some in seen.values() if len(some) > 1]:
-        warnings.warn(f"{file}: exact match cannot tell {', '.join(equals)} apart.")
+        warnings.warn(f"{file}: exact match cannot tell {listed(equals)} apart.")
 
 
 def _asking_olora(name: str, named: bool) -> Frame:

@@ -22,7 +22,7 @@ from typing import Callable, Iterable, NamedTuple
 
 from mbf_utils.errors import InputError
 from mbf_utils.prompts import KNOWN, SUPERNI_LABELS, Frame, frame_of, key_of, superni_frame
-from mbf_utils.rows import SPLITS, check_draw, copies, draw, unseen, usable
+from mbf_utils.rows import SPLITS, check_draw, copies, draw, listed, unseen, usable
 from mbf_utils.streams import ORDERS, Example, Stream, TaskData, find_order
 
 TRAIN, TEST = 1000, 7600                            # rows a class, and at most
@@ -125,7 +125,7 @@ def read_hub(benchmark: str, order=None, seed: int = 0, limit: int | None = None
         said += told + [f"{name}: {word}" for word in [copies(splits), *unseen(labels, splits["train"], drawn["train"])] if word]
         tasks.append(TaskData(name, labels=labels, **drawn))
     if said:
-        warnings.warn(f"{benchmark} from the Hub: {'; '.join(said)}.", stacklevel=2)
+        warnings.warn(f"{benchmark} from the Hub: {listed(said, '; ')}.", stacklevel=2)
     return Stream(benchmark, label, tuple(tasks), named=bool(named) and benchmark != "superni" and prompts != "SAPT")
 
 

@@ -70,8 +70,8 @@ class Life:
         """One task; returns the very factors that the method saw and gave."""
         task, seen, method = self.task(index, rows), {}, self.method
         start_of, data_of = method.start, method.data
-        method.start = lambda task: seen.setdefault("start", start_of(task))
-        method.data = lambda task: seen.setdefault("rows", data_of(task))
+        method.start = lambda task: seen.setdefault("start", start_of(task))  # type: ignore[method-assign]
+        method.data = lambda task: seen.setdefault("rows", data_of(task))  # type: ignore[method-assign]
         losses = train_task(self.adapted, method, task, self.tokenizer, self.settings, accelerator_for(self.adapted.model))
         del method.start, method.data
         start = seen["start"]

@@ -188,7 +188,8 @@ class Hooks:
     def __init__(self, adapted: Adapted, method: Method, task: Task, trained: list[nn.Parameter]):
         self.steps, self._method, self._task, self._trained = 0, method, task, trained
         self._live: Lora = adapted.live()
-        self._optimizer = self._batch = self._outer = None
+        self._optimizer = self._outer = None
+        self._batch: Batch | None = None
         self._counted = not overrides(method, "penalty")             # a penalty is in the loss since the last step
         self._open = ExitStack()
         handles = [register_optimizer_step_pre_hook(self._before_step), register_optimizer_step_post_hook(self._after_step)]

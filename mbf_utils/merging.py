@@ -44,6 +44,9 @@ def merge_adapters(paths, out, method="slao", **options) -> Path:
         raise InputError(f"expected a method that merges saved adapters without data ({', '.join(able)}), found {method.card.title}")
     if len(paths) < 2:
         raise InputError(f"expected at least two adapters to merge, found {len(paths)}")
+    places = [path.resolve() for path in paths]
+    if twice := next((path for path, place in zip(paths, places) if places.count(place) > 1), None):
+        raise InputError(f"expected every adapter once, found {twice} given twice: leave one out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"expected a new or empty folder to write to, found {out} in use")
     configs = [load_config(path) for path in paths]

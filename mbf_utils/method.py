@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .fields import check
 from .lora import Lora, Pair, Site, Start
 from .streams import Example
 
@@ -82,6 +83,9 @@ class Method:
     memory: dict = field(default_factory=dict, init=False, repr=False)
     extra: dict[str, nn.Parameter] = field(default_factory=dict, init=False, repr=False)
     card: ClassVar[Card] = Card("Own method", "", "own", "exact")
+
+    def __post_init__(self):
+        check(self)                                 # that every field is as fields.py says it was declared
 
     def data(self, task: Task) -> list[Example]:
         """The rows to train on."""

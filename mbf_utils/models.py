@@ -25,7 +25,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def choose_device(device: str = "auto") -> str:
-    """"auto" is the first there is of cuda, mps and cpu, of several cards this process's own; any other name is taken as it is."""
+    """"auto" is the first there is of cuda, mps and cpu, of several cards this process's own; any other name is taken as it is,
+    but meta, on which weights have no values."""
+    if str(device).partition(":")[0] == "meta":
+        raise InputError(f"expected a device that holds values, as cpu, cuda or mps, found {str(device)!r}: leave it out")
     if device != "auto":
         return str(device)
     rank = os.environ.get("LOCAL_RANK")

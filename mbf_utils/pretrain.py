@@ -30,6 +30,7 @@ from mbf_utils.models import load_model, no_bars, suggested
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 POSITIONS = 512
+MOST_PIECES = 1_000_000
 SPREAD = 0.12                                                   # root mean square of a token's word vector at the start, own text
 SOFT, EMPTY, SOFT_LR, SOFT_SEED = 0.1, 0.2, 1e-3, 77            # of the last stage, see make_base
 
@@ -139,6 +140,9 @@ def make_base(out, text: list[str] | None = None, size: str = "tiny", steps: int
         raise InputError(f"the folder {out} exists and is not empty; choose another, or remove it first.")
     if text is not None and (isinstance(text, str) or not any(part.strip() for part in text)):
         raise InputError("text is a list of texts, at least one of them not empty, or None for the offline world's text.")
+    least = 256 + len(SPECIAL)                                       # the bytes themselves
+    if text is not None and (not isinstance(vocab_size, int) or not least <= vocab_size <= MOST_PIECES):
+        raise InputError(f"expected a vocab_size from {least} to {MOST_PIECES}, found {vocab_size!r}.")
     plan = SIZES[size]
     lora = TEXT_LORA if text is not None else SMALL_LORA if size == "small" else LORA
     tokenizer = world_tokenizer() if text is None else text_tokenizer(text, vocab_size)

@@ -13,15 +13,22 @@ import warnings
 from numbers import Integral
 from pathlib import Path
 from reprlib import repr as brief
-from typing import Callable, Iterable
+from typing import Callable, Iterable, Sequence
 
 from mbf_utils.errors import InputError
 from mbf_utils.streams import Example
 
 SPLITS = ("train", "dev", "test")
 MOST = 2 * 10 ** 9                                             # bytes of one file: it is read whole
+MANY = 20                                                      # names that a sentence lists
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".json")              # of files that are tables
 _NOISE = (string.punctuation + string.whitespace).encode()
+
+
+def listed(names: Iterable[str], between: str = ", ") -> str:
+    """All of them, or of more than MANY the first few and the number of the others."""
+    names = list(names)
+    return between.join(names) if len(names) <= MANY else f"{between.join(names[:MANY // 2])} and {len(names) - MANY // 2:,} more"
 
 
 def wrong(expected: str, where, found, todo: str) -> InputError:
@@ -158,7 +165,7 @@ def told_apart(labels: Iterable[tuple[str, str]], kept_out: str, todo: str) -> t
     return tuple(seen.values())
 
 
-def usable(examples: list[Example], labels: tuple[str, ...], file, places: list[str] = ()) -> list[bool]:
+def usable(examples: list[Example], labels: tuple[str, ...], file, places: Sequence[str] = ()) -> list[bool]:
     """Of each row whether it can be used: it has an answer, and one of the labels where there are labels. A warning says how
     many cannot; InputError where none can. places: what to call the rows; else by their number in the file."""
     if not examples:
@@ -170,7 +177,7 @@ def usable(examples: list[Example], labels: tuple[str, ...], file, places: list[
     good = [bool(row.answers) and (not labels or set(row.answers) <= set(labels)) for row in examples]
     if not all(good):
         first = good.index(False)
-        wanted = f"one of the labels {', '.join(labels)}" if labels else "an answer that is not empty"
+        wanted = f"one of the labels {listed(labels)}" if labels else "an answer that is not empty"
         found = f"{brief(list(examples[first].answers))} in {places[first].removesuffix(f' of {file}')}"
         if not any(good):
             raise InputError(f"expected {wanted} in the rows of {file}, found {found} and no row to use; correct the file.")
@@ -219,8 +226,9 @@ def unseen(labels: Iterable[str], train: list[Example], drawn: list[Example]) ->
 
     never = lacking(train)
     lost = [label for label in lacking(drawn) if label not in never]
-    return ([f"no row of train has the label {' or '.join(never)}"] if never else []) + (
-        [f"none of the {len(drawn)} rows of train that limit leaves has the label {' or '.join(lost)} (raise it)"] if lost else [])
+    return ([f"no row of train has the label {listed(never, ' or ')}"] if never else []) + (
+        [f"none of the {len(drawn)} rows of train that limit leaves has the label {listed(lost, ' or ')} (raise it)"]
+        if lost else [])
 
 
 def _text(row: Example) -> str:

@@ -8,6 +8,7 @@ from .errors import InputError
 from .scores import score_of
 
 LATER = ("scores", "checkpointing", "score_every")                 # came later: a run's config has them only where they differ
+MOST_EPOCHS = 100_000
 KINDS = {"int": (lambda value: type(value) is int, "a whole number"), "bool": (lambda value: type(value) is bool, "True or False"),
          "float": (lambda value: isinstance(value, (int, float)) and type(value) is not bool and math.isfinite(value), "a finite number"),
          "str": (lambda value: isinstance(value, str), "a text")}
@@ -27,7 +28,7 @@ class Settings:
     alpha: float = 32.0
     dropout: float = 0.1
     lr: float = 5e-5
-    epochs: float = 5
+    epochs: float = 5                               # 0.5: half of the rows
     batch_size: int = 2                             # examples a forward pass, per process
     accumulation: int = 4                           # forward passes a step
     schedule: str = "constant"                      # or "linear": down to zero
@@ -60,6 +61,11 @@ class Settings:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"expected {name} above 0, found {getattr(self, name)!r}")
+        for name in ("weight_decay", "clip", "checkpoint_minutes"):
+            if getattr(self, name) < 0:
+                raise InputError(f"expected {name} of 0 or more, found {getattr(self, name)!r}")
+        if self.epochs > MOST_EPOCHS:
+            raise InputError(f"expected epochs up to {MOST_EPOCHS}, found {self.epochs!r}: every step's rows are drawn beforehand")
         score_of("", self.scores)
         for name, choices in (("schedule", ("constant", "linear")), ("evaluate_on", ("test", "dev")), ("keep", ("all", "last"))):
             if getattr(self, name) not in choices:

@@ -27,7 +27,8 @@ import pandas as pd
 
 from mbf_utils.errors import InputError
 from mbf_utils.prompts import bodies
-from mbf_utils.rows import SPLITS, SUFFIXES, check_draw, csv_rows, draw, is_table, json_lines, plain, told_apart, usable, wrong
+from mbf_utils.rows import (SPLITS, SUFFIXES, check_draw, csv_rows, draw, is_table, json_lines, listed, plain, told_apart, usable,
+                            wrong)
 from mbf_utils.streams import Example, Stream, TaskData, find_order
 
 COLUMNS = ("prompt", "answer", "task", "split", "labels")
@@ -147,7 +148,7 @@ def _check_columns(columns: list[str], place: str, task: str, split: str) -> Non
         if key and column in columns:
             raise wrong(f"the {column} once", place, f"the key {key!r} and a column {column}", "leave one of them out")
     if unused := [column for column in columns if column not in COLUMNS]:
-        warnings.warn(f"{place}: columns that are not used: {', '.join(unused)}.")
+        warnings.warn(f"{place}: columns that are not used: {listed(unused)}.")
 
 
 def _text(record: dict, key: str, where: str) -> str:
@@ -239,7 +240,7 @@ def _labels_of(name: str, rows: list[Row]) -> tuple[tuple[str, ...], str]:
     if not found or len(set(map(plain, found))) > FEW or len(rows) < EACH * len(set(map(plain, found))):
         return (), f"{len(found)} different answers in {len(rows)} rows are taken as free text (a column labels gives options)"
     labels = sorted(told_apart([(where, answer) for answer, where in found.items()], "\r\n", "remove line end, outer blank"))
-    return tuple(labels), f"{len(labels)} different answers in {len(rows)} rows are taken as its labels: {', '.join(labels)}"
+    return tuple(labels), f"{len(labels)} different answers in {len(rows)} rows are taken as its labels: {listed(labels)}"
 
 
 def _splits(name: str, rows: list[Row], seed: int, probes: bool) -> tuple[dict[str, list[Row]], str]:

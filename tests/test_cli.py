@@ -125,6 +125,11 @@ def test_methods_are_chosen_by_name_with_settings_by_family_or_all():
     (["compare", "world-5", "--workers", "0"], "1 worker or more"),
     (["compare", "world-5", "--workers", "nobody"], "joblib backend"),
     (["compare", "world-5", "world-5:1"], "two runs for the folder"),
+    (["compare", "world-5", "--workers=--1"], "joblib backend"),
+    (["compare", "world-5", "--workers", "²"], "joblib backend"),
+    (["compare", "world-5", "--abreast", "-3"], "1 run abreast or more, found -3"),
+    (["compare", "world-5", "--abreast", "0"], "1 run abreast or more, found 0"),
+    (["compare", "world-5", "--seeds", "2000000000"], "up to 1000"),
     (["run", "world-6"], "world-5"),
     (["run", "world-5", "--order", "7"], "1, 2, 3"),
     (["run", "world-5", "--method", "slow"], "slao"),
@@ -132,17 +137,28 @@ def test_methods_are_chosen_by_name_with_settings_by_family_or_all():
     (["run", "world-5", "--model", "./nowhere"], "nowhere"),
     (["run", "world-5", "--limit", "0"], "limit"),
     (["run", "world-5", "--lr", "0"], "lr"),
+    (["run", "world-5", "--clip", "-1"], "clip of 0 or more"),
+    (["run", "world-5", "--weight-decay", "-5"], "weight_decay of 0 or more"),
+    (["run", "world-5", "--checkpoint-minutes", "-1"], "checkpoint_minutes of 0 or more"),
+    (["run", "world-5", "--epochs", "1000000000000"], "epochs up to 100000"),
+    (["run", "world-5", "--device", "meta"], "found 'meta'"),
     (["run", "world-5", "--scores", "bleu"], "rouge_l"),
     (["run", "world-5", "--targets", "c_attn"], "q_proj"),
     (["run", "world-5", "--method", "olora", "--set", "lambda=1"], "lambda1"),
     (["run", "world-5", "--set", "qr"], "FIELD=VALUE"),
+    (["run", "world-5", "--set", "merge=A", "--set", "merge=AB"], "merge given twice"),
+    (["run", "world-5", "--set", "merge=X"], "expected merge of SLAO to be one of 'B', 'A', 'AB', '', found 'X'"),
+    (["compare", "world-5", "--methods", "migu q=-1"], "expected q of MIGU from 0 to 1, found -1"),
     (["run", "{empty}"], "empty"),
     (["run", "{empty}/missing"], "missing"),
     (["report", "{empty}"], "config.json"),
-    (["merge", "{empty}", "{empty}", "--out", "{empty}/out"], "adapter_config.json"),
+    (["merge", "{empty}", "{full}", "--out", "{empty}/out"], "adapter_config.json"),
+    (["merge", "{empty}", "{full}", "{empty}/../empty", "--out", "{empty}/out"], "empty given twice"),
     (["make-base", "{full}"], "not empty"),
     (["make-base", "{empty}/base", "--size", "huge"], "tiny, small"),
     (["make-base", "{empty}/base", "--text", "{empty}/no.txt"], "no.txt"),
+    (["make-base", "{empty}/base", "--text", "{full}/mine.txt", "--vocab-size", "-5"], "vocab_size from 2"),
+    (["make-base", "{empty}/base", "--text", "{full}/mine.txt", "--vocab-size", "1000000000000"], "vocab_size from 2"),
     (["lab", "--notebooks", "{empty}/missing"], "notebooks"),
 ])
 def test_bad_input_is_one_sentence_with_exit_code_2_and_nothing_written(arguments, words, tmp_path, monkeypatch, capsys):
@@ -154,6 +170,20 @@ def test_bad_input_is_one_sentence_with_exit_code_2_and_nothing_written(argument
     error = capsys.readouterr().err
     assert error.startswith("mbf: ") and words in error and "Traceback" not in error and error.count("\n") == 1
     assert not [path for path in empty.rglob("*") if path.is_file() and path.name != ".lock"]
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK"])
+def test_an_environment_that_no_launcher_made_is_one_sentence(name, monkeypatch, capsys):
+    monkeypatch.setenv(name, "x")
+    assert main(["run", "world-5"]) == 2
+    assert capsys.readouterr().err == (f"mbf: expected a whole number in the environment's {name}, found 'x': only a launcher sets "
+                                       "it; unset it\n")
+
+
+def test_epochs_may_be_a_part_of_one_and_a_whole_number_stays_whole():
+    from mbf_utils import cli, commands
+    given = [commands._settings(cli._parser().parse_args(["run", "world-5", "--epochs", text]))["epochs"] for text in ("0.5", "2")]
+    assert repr(given) == "[0.5, 2]"
 
 
 def test_an_output_folder_that_holds_another_run_is_refused_and_left_alone(runs, tmp_path, capsys):

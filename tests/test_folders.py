@@ -10,6 +10,7 @@ from test_prompts import PROMPTS
 
 from mbf_utils.errors import InputError
 from mbf_utils.folders import read_folder
+from mbf_utils.rows import listed
 from mbf_utils.streams import ORDERS, Example
 
 LABELS = ["Good", "Bad"]
@@ -199,6 +200,14 @@ def test_a_label_that_training_never_sees_is_said(tmp_path):
     olora(tmp_path, labels=["Good", "Bad", "Odd"], test=[{"label": "Odd", "sentence": "x"}])
     with pytest.warns(UserWarning, match="yelp: no row of train has the label Odd"):
         assert len(read_folder(tmp_path)[0].test) == 1
+
+
+def test_of_many_names_a_warning_lists_a_few_and_their_number(tmp_path):
+    olora(tmp_path, labels=["Good", "Bad", *(f"Odd {i}" for i in range(100_000))])
+    with pytest.warns(UserWarning, match="has the label Odd 0 or Odd 1 or .* or Odd 9 and 99,990 more") as caught:
+        read_folder(tmp_path)
+    assert max(len(str(warning.message)) for warning in caught) < 1000
+    assert listed("abc") == "a, b, c" and listed(map(str, range(20))).endswith("18, 19")
 
 
 @pytest.mark.parametrize("form", ["olora", "sapt"])

@@ -8,7 +8,7 @@ from mbf_utils.methods import METHODS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mbf_utils"
 LAYERS = {
-    0: "errors lora subspaces metrics streams words rows prompts rouge guards",
+    0: "errors lora subspaces metrics streams words rows prompts rouge guards fields",
     1: "world published folders tables hub text adapters geometry theory updates sharding goals",
     2: "sources models method scores settings documents chats",
     3: "methods probe",
@@ -29,6 +29,7 @@ NEIGHBOURS = {
     "subspaces": {"errors"},
     "metrics": {"errors"},
     "streams": {"errors"},
+    "fields": {"errors"},
     "words": {"errors"},
     "rows": {"errors", "streams"},
     "prompts": {"errors", "streams"},

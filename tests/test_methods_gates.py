@@ -123,7 +123,7 @@ def test_a_restart_in_the_middle_of_a_task_ends_with_the_same_bits(name):
     method.finish(copied(adapted.live()), task)
     again.memory = unpack(*copy.deepcopy(pack(method.memory)))
     for method, load in ((method, lambda: None), (again, lambda: unpack(*saved[0]))):  # noqa: B020
-        adapted, task, _ = trained(method, rows(12, ("red", "blue"), 2), 2, rank=4, load=load, checkpoint_minutes=-1,
+        adapted, task, _ = trained(method, rows(12, ("red", "blue"), 2), 2, rank=4, load=load, checkpoint_minutes=0,
                                    save=lambda state: saved.append(copy.deepcopy(pack(state))))
         ends.append(method.finish(copied(adapted.live()), task))
     assert len(saved) == 3 and equal(*ends)                          # three steps: saved after 1 and 2, then after 2

@@ -100,3 +100,4 @@ def test_a_whole_number_stays_one_where_the_method_s_own_is_one():
     whole = next((name, field.name) for name, make in METHODS.items() for field in fields(make()) if type(getattr(make(), field.name)) is int)
     assert repr(_fields([f"{whole[1]}=8"], whole[0])) == repr({whole[1]: 8})
     assert repr(_fields(["lambda1=1", "x=true", "y=word"], "olora")) == "{'lambda1': 1.0, 'x': True, 'y': 'word'}"
+    assert repr(_fields(["total_tasks=5", "eps_start=1"], "inflora")) == "{'total_tasks': 5, 'eps_start': 1.0}"

@@ -409,7 +409,7 @@ def test_a_restart_from_a_checkpoint_ends_with_the_same_bits(stop):
             raise Stopped
 
     with pytest.raises(Stopped):
-        trained(Counts(), DATA, save=save, checkpoint_minutes=-1, **settings)
+        trained(Counts(), DATA, save=save, checkpoint_minutes=0, **settings)
     again = Counts()
     resumed, _, resumed_losses = trained(again, DATA, load=lambda: unpack(*saved[-1])["state"], **settings)
     assert len(losses) == 7 and resumed_losses == losses
@@ -420,7 +420,7 @@ def test_a_restart_from_a_checkpoint_ends_with_the_same_bits(stop):
 
 def test_checkpoints_are_not_made_after_the_last_step_nor_before_their_time():
     saved = []
-    trained(Method(), DATA, save=saved.append, checkpoint_minutes=-1)
+    trained(Method(), DATA, save=saved.append, checkpoint_minutes=0)
     assert [len(state["losses"]) for state in saved] == [4, 4, 4]        # one list, which grew: 3 of 4 steps
     trained(Method(), DATA, save=saved.append, checkpoint_minutes=1e9)
     assert len(saved) == 3
@@ -441,7 +441,9 @@ def test_a_loss_or_a_factor_that_is_not_finite_stops_in_one_sentence(bad_after, 
 
 
 @pytest.mark.parametrize("wrong", [dict(rank=0), dict(lr=-1.0), dict(epochs=0), dict(schedule="cosine"), dict(keep="none"),
-                                   dict(evaluate_on="train"), dict(batch_size=0)])
+                                   dict(evaluate_on="train"), dict(batch_size=0), dict(clip=-1), dict(weight_decay=-5.0),
+                                   dict(checkpoint_minutes=-1), dict(clip=float("nan")), dict(weight_decay=float("inf")),
+                                   dict(epochs=10**12)])
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(InputError, match=f"expected {next(iter(wrong))} "):
         Settings(**wrong)

@@ -5,6 +5,7 @@ import math
 import random
 import time
 from dataclasses import dataclass
+from typing import Sequence
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -123,7 +124,7 @@ def examples(count: int, length: int, vocabulary: int, seed: int = 0) -> list[Ex
     return [Example(words(length - 4, vocabulary, rng), (words(2, vocabulary, rng),)) for _ in range(count)]
 
 
-def task_of(adapted: Adapted, index: int, rows: list[Example] = ()) -> Task:
+def task_of(adapted: Adapted, index: int, rows: Sequence[Example] = ()) -> Task:
     return Task(index, f"task{index}", list(rows), adapted.rank, adapted.scaling, adapted.sites, 0, device=adapted.device)
 
 

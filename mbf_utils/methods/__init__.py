@@ -1,5 +1,6 @@
 """The literal table of methods. A row is a class, or a class with other settings; the order is the order of every table."""
 import dataclasses
+import math
 from functools import partial
 from typing import Callable
 
@@ -46,6 +47,7 @@ from .ties import TIES
 from .treelora import TreeLoRA
 from .treelora_released import ReleasedTreeLoRA
 from ..errors import InputError
+from ..fields import check
 from ..method import Method
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -144,4 +146,34 @@ def make_method(method: str | Method, **fields) -> Method:
     known = [field.name for field in dataclasses.fields(METHODS[method]()) if field.init]
     if odd := sorted(fields.keys() - set(known)):
         raise InputError(f"expected for {method} settings among {', '.join(known) or 'none'}, found {', '.join(odd)}")
-    return METHODS[method](**fields)
+    made = METHODS[method](**fields)
+    check(made)                                     # also where its class has a __post_init__ of its own
+    return made
+
+
+def read_fields(pairs: list[str], method: str) -> dict:
+    """The fields of `method` from texts FIELD=VALUE; a value is a number, true, false or text: a whole number only where the
+    method's own is one. Raises InputError for what is no such text, given twice, or of another kind than the method's own."""
+    usual, found = METHODS[method]() if method in METHODS else None, {}
+    whole = [field.name for field in dataclasses.fields(usual) if "int" in str(field.type)] if usual else []
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"expected --set FIELD=VALUE, found {pair!r}")
+        if name in found:
+            raise InputError(f"expected every setting once, found {name} given twice: leave one out")
+        try:
+            number = float(text)
+            found[name] = int(number) if name in whole and number.is_integer() else number
+        except ValueError:
+            found[name] = {"true": True, "false": False}.get(text.lower(), text)
+        _check_kind(name, found[name], getattr(usual, name, None))
+    return found
+
+
+def _check_kind(name: str, value, usual) -> None:
+    """That a setting which is a number is given as one: its method would find out in the middle of a task."""
+    kind = {bool: "true or false", int: "a whole number", float: "a number"}.get(type(usual))
+    if isinstance(value, float) and not math.isfinite(value) or kind and type(value) is not type(usual) and not (
+            type(usual) is float and type(value) is int):
+        raise InputError(f"expected {name} to be {kind or 'finite'}, found {value!r}")

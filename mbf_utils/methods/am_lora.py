@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from ..fields import number
 from ..lora import Lora, Site, Start
 from ..method import Card, Task
 from .inclora import IncLoRA
@@ -26,7 +27,7 @@ from .routers import uniform
 
 @dataclass
 class AMLoRA(IncLoRA):
-    lam: float = 0.01
+    lam: float = number(0.01, 0)
 
     card: ClassVar[Card] = Card("AM-LoRA", "Liu et al., preprint 2024, arXiv 2409.19611", "router", "reconstructed",
                                 "no public code; the selector's form, its L1 norm on the scores and lambda are ours",

@@ -18,6 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..fields import number
 from ..lora import Lora, Pair, Site, Start
 from ..method import Card, Method, Task
 
@@ -31,8 +32,8 @@ def used(R: Tensor, energy: float) -> Tensor:
 
 @dataclass
 class CLoRA(Method):
-    lam: float = 0.1
-    energy: float = 0.9
+    lam: float = number(0.1, 0)
+    energy: float = number(0.9, 0, 1)
 
     card: ClassVar[Card] = Card("C-LoRA", "Zhang et al., preprint 2025, arXiv 2502.17920", "parametrisation", "reconstructed",
                                 "no public code; lambda, the start of R and the rank of U_old are ours")

@@ -16,13 +16,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..fields import number
 from ..lora import Lora, Pair, Site, Start, stack
 from ..method import Card, Method, Task
 
 
 @dataclass
 class CoDyRA(Method):
-    kappa: float = 7e-4                             # kappa_max of a task of 500 steps
+    kappa: float = number(7e-4, 0)                  # kappa_max of a task of 500 steps
 
     card: ClassVar[Card] = Card("CoDyRA", "Lu et al., preprint 2024, arXiv 2412.01004", "gates", "adapted",
                                 "the threshold, made for 500 steps of CLIP, is scaled to the number of steps, and what is merged "

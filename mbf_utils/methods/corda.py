@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import torch
 
-from ..errors import InputError
+from ..fields import choice, number
 from ..lora import Lora, Pair, Start, compact, each, stack, svd, whole
 from ..method import Card, Method, Task
 from .inflora import per_input
@@ -39,16 +39,12 @@ def exchanged(memory: dict, tuned: Lora) -> Lora:
 
 @dataclass
 class CorDA(Method):
-    mode: str = "kpm"
-    damp: float = 0.01
+    mode: str = choice("kpm", "ipm")
+    damp: float = number(0.01, above=0)
 
     card: ClassVar[Card] = Card("CorDA", "Yang et al., NeurIPS 2024, arXiv 2406.05223", "subspaces", "adapted",
                                 "the paper adapts once; here every task does, and what kpm keeps are earlier tasks' inputs, not text",
                                 memory="linear", looks=True)
-
-    def __post_init__(self):
-        if self.mode not in ("kpm", "ipm"):
-            raise InputError(f"expected a mode of 'kpm' or 'ipm', found {self.mode!r}: choose one of the two")
 
     def start(self, task: Task) -> Start:
         past, s = self.memory.get("result"), task.scaling

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..fields import number
 from ..lora import Lora, Start, truncate, whole
 from ..method import Card, Method, Task
 
@@ -29,17 +29,13 @@ def dropped(tau: Tensor, p: float, rng: torch.Generator) -> Tensor:
 
 @dataclass
 class DARE(Method):
-    p: float = 0.5
-    weight: float = 0.3
+    p: float = number(0.5, 0, below=1)
+    weight: float = number(0.3, 0)
     exact: bool = False
 
     card: ClassVar[Card] = Card("DARE", "Yu et al., ICML 2024, arXiv 2311.03099", "merging", "adapted",
                                 "the sum is cut back to rank r after every task; the paper merges full weights",
                                 merges="independent")
-
-    def __post_init__(self):
-        if not 0 <= self.p < 1:
-            raise InputError(f"expected a share p to drop of 0 or more and below 1, found {self.p}: choose another")
 
     def start(self, task: Task) -> Start:
         return Start(task.fresh())

@@ -13,14 +13,15 @@ tuned pair. begin="merged" starts from the average. beta = 0.5 is ours.
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..fields import choice, number
 from ..lora import Lora, Pair, Start, each
 from ..method import Card, Method, Task
 
 
 @dataclass
 class EMA(Method):
-    beta: float | None = 0.5                        # the share of the newest pair; None: 1 / t
-    begin: str = "tuned"                            # the pair a task starts from: "tuned" or "merged"
+    beta: float | None = number(0.5, 0, 1)          # the share of the newest pair; None: 1 / t
+    begin: str = choice("tuned", "merged")          # the pair a task starts from
 
     card: ClassVar[Card] = Card("EMA", "Dziadzio et al., CVPR 2025, arXiv 2412.06712", "merging", "adapted",
                                 "A and B are averaged apart, not full weights; a task starts from the last trained pair, or from the mean",

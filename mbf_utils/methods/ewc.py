@@ -14,15 +14,16 @@ from typing import ClassVar
 
 import torch
 
+from ..fields import number
 from ..lora import Lora, Pair, each
 from ..method import Card, Method, Task
 
 
 @dataclass
 class EWC(Method):
-    lam: float = 1.0
-    gamma: float = 0.95
-    count: int = 200                                # rows for F_t
+    lam: float = number(1.0, 0)
+    gamma: float = number(0.95, 0, 1)
+    count: int = number(200, 1)                     # rows for F_t
 
     card: ClassVar[Card] = Card("EWC (online)", "Kirkpatrick et al., PNAS 2017, arXiv 1612.00796", "regularisation", "adapted",
                                 "the Fisher is LoRA's factors', taken over some of the rows and divided by its mean", looks=True)

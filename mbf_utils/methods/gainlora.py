@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, silu
 
 from ..errors import InputError
+from ..fields import number
 from ..lora import Lora, Site, Start
 from ..method import Card, Task
 from ..subspaces import directions, project_out, widen
@@ -41,10 +42,10 @@ def opened(gate: dict[str, Tensor], p: Tensor) -> Tensor:
 
 @dataclass
 class GainLoRA(OLoRA):
-    lambda1: float = 0.0
-    hidden: int = 100
-    energy: float = 0.995
-    count: int = 1000                               # prompts that are looked at, before and after the training
+    lambda1: float = number(0.0, 0)
+    hidden: int = number(100, 1, 10_000)
+    energy: float = number(0.995, 0, 1)
+    count: int = number(1000, 1)                    # prompts that are looked at, before and after the training
 
     card: ClassVar[Card] = Card("GainLoRA", "Liang and Li, NeurIPS 2025, arXiv 2505.15424", "router", "adapted",
                                 "the cosine in the gate follows a report of the released code, rows are not rescaled, and the same "

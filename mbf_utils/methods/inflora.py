@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..errors import InputError
+from ..fields import choice, number
 from ..lora import Lora, Pair, Start
 from ..method import Card, Task
 from ..subspaces import directions, project_out, widen
@@ -49,18 +50,14 @@ def check_room(M: dict[str, Tensor], task: Task) -> None:
 
 @dataclass
 class InfLoRA(IncLoRA):
-    design: str = "inputs"                          # A_t from the task's "inputs" (the paper), or "projected" from a random one
-    eps_start: float = 0.95
-    eps_end: float = 1.0
-    total_tasks: int | None = None                  # T of the schedule, where the stream does not say it
+    design: str = choice("inputs", "projected")     # A_t from the task's "inputs" (the paper), or "projected" from a random one
+    eps_start: float = number(0.95, 0, 1)
+    eps_end: float = number(1.0, 0, 1)
+    total_tasks: int | None = number(None, 1)       # T of the schedule, where the stream does not say it
 
     card: ClassVar[Card] = Card("InfLoRA", "Liang and Li, CVPR 2024, arXiv 2404.00228", "subspaces", "adapted",
                                 "the update is scaled by the kit's s = alpha/r where the paper has s = 1",
                                 memory="linear", looks=True)
-
-    def __post_init__(self):
-        if self.design not in ("inputs", "projected"):
-            raise InputError(f"expected a design of 'inputs' or 'projected', found {self.design!r}: choose one of the two")
 
     def eps(self, task: Task) -> float:
         T = self.total_tasks or task.total

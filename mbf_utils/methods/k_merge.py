@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import torch
 
-from ..errors import InputError
+from ..fields import choice, number
 from ..lora import Lora, Pair, Start, each, inner, stack, truncate
 from ..method import Card, Method, Task
 
@@ -38,16 +38,11 @@ def zeros(lora: Lora) -> Lora:
 
 @dataclass
 class KMerge(Method):
-    slots: int = 3                                  # K
-    threshold: float | None = None                  # K-Merge++
-    mean: str = "factors"                           # what is averaged: "factors" or "update"
+    slots: int = number(3, 1, 1000)                 # K
+    threshold: float | None = number(None, -1, 1)   # K-Merge++
+    mean: str = choice("factors", "update")         # what is averaged
 
     card: ClassVar[Card] = Card("K-Merge", "Shenaj et al., ACL 2026, arXiv 2510.13537", "merging", "exact", task_id=True)
-
-    def __post_init__(self):
-        if self.slots < 1 or self.mean not in ("factors", "update"):
-            raise InputError(f"expected at least one slot and a mean of 'factors' or 'update', found {self.slots} and {self.mean!r}: choose "
-                             "others")
 
     def start(self, task: Task) -> Start:
         return Start(task.fresh())

@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..fields import number
 from ..lora import Lora, Pair, Start
 from ..method import Card, Task
 from ..subspaces import directions, widen
@@ -24,9 +25,9 @@ from .inflora import check_room
 
 @dataclass
 class KeepLoRA(IncLoRA):
-    weight_energy: float = 0.6
-    task_energy: float = 0.99
-    share: float = 0.2                              # of the task's rows that the gradient is taken on
+    weight_energy: float = number(0.6, 0, 1)
+    task_energy: float = number(0.99, 0, 1)
+    share: float = number(0.2, above=0, most=1)     # of the task's rows that the gradient is taken on
 
     card: ClassVar[Card] = Card("KeepLoRA", "Luo et al., ICLR 2026, arXiv 2601.19659", "subspaces", "exact",
                                 memory="linear", looks=True)

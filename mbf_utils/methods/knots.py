@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import torch
 
+from ..fields import number
 from ..lora import Pair
 from ..method import Card, Task
 from ..subspaces import lifted
@@ -24,8 +25,8 @@ from .ties import ties
 
 @dataclass
 class KnOTS(Pool):
-    weight: float = 0.5
-    density: float = 1.0
+    weight: float = number(0.5, 0)
+    density: float = number(1.0, above=0, most=1)
 
     about: ClassVar[Card] = Card("KnOTS", "Stoica et al., ICLR 2025, arXiv 2410.19735", "merging", "adapted",
                                  "cut to rank r; the paper keeps the merged update whole", memory="linear", merges="independent")

@@ -17,6 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..fields import number
 from ..lora import Lora, Pair, Site, Start, each, stack
 from ..method import Card, Method, Task
 from ..subspaces import orthonormal_rows, project_out, widen
@@ -31,8 +32,8 @@ def sensitivity(pair: Pair, grad: Pair) -> Tensor:
 
 @dataclass
 class LBCL(Method):
-    count: int = 8                                  # rows that the sensitivity is taken on
-    gain: float = 16.0                              # S = gain x its parameter: AdamW moves it so many times as far a step
+    count: int = number(8, 1)                       # rows that the sensitivity is taken on
+    gain: float = number(16.0, above=0)             # S = gain x its parameter: AdamW moves it so many times as far a step
 
     card: ClassVar[Card] = Card("LB-CL", "Qiao and Mahdavi, NeurIPS 2024, OpenReview ZxtaNh5UYB", "subspaces", "reconstructed",
                                 "the score of a triplet follows AdaLoRA and the first task's start is ours; of the paper only "

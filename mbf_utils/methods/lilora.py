@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..fields import number
 from ..lora import Lora, Pair, Site, Start, inner
 from ..method import Card, Method, Task
 
@@ -26,7 +27,7 @@ def cosine(one: Pair, other: Pair) -> Tensor:
 
 @dataclass
 class LiLoRA(Method):
-    lam: float = 1.0
+    lam: float = number(1.0, 0)
     freeze: bool = False                            # B_0 after the first task
 
     card: ClassVar[Card] = Card("LiLoRA", "Che et al., AAAI 2026, arXiv 2508.06202", "parametrisation", "reconstructed",

@@ -24,6 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..fields import number
 from ..lora import Lora, Pair, Start, stack
 from ..method import Card, Task
 from ..subspaces import contrast, directions, energy
@@ -43,10 +44,10 @@ def halves(batch: Batch, chance: torch.Generator) -> list[Batch]:
 
 @dataclass
 class LoDA(IncLoRA):
-    rho: float = 0.5                                # rho_max of GAO; 0: the plain loss
-    general: float = 0.5                            # w
-    gamma: float = 3.0                              # what the new inputs count for, beside the old ones
-    ridge: float = 1e-4                             # of S_old's mean diagonal, for the ratio
+    rho: float = number(0.5, 0)                     # rho_max of GAO; 0: the plain loss
+    general: float = number(0.5, 0)                 # w
+    gamma: float = number(3.0, 0)                   # what the new inputs count for, beside the old ones
+    ridge: float = number(1e-4, above=0)            # of S_old's mean diagonal, for the ratio
 
     card: ClassVar[Card] = Card("LoDA", "He et al., ICML 2026, arXiv 2603.00191", "subspaces", "adapted",
                                 "one optimiser step takes both halves of a batch, told apart by their answers' first token",

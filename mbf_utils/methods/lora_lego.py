@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..fields import number
 from ..lora import Pair
 from ..method import Card, Task
 from .pool import Pool
@@ -44,8 +45,8 @@ def kmeans(z: Tensor, n: Tensor, k: int, rng: torch.Generator, rounds: int) -> t
 
 @dataclass
 class LoRALego(Pool):
-    k: int | None = None                            # clusters; None: the task's rank
-    rounds: int = 10                                # of k-means
+    k: int | None = number(None, 1)                 # clusters; None: the task's rank
+    rounds: int = number(10, 1, 1000)               # of k-means
 
     about: ClassVar[Card] = Card("LoRA-LEGO", "Zhao et al., ICLR 2025, arXiv 2409.16167", "merging", "adapted",
                                  "units are balanced and matched up to sign before they are clustered, and the norm is Euclid's",

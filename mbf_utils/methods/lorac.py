@@ -18,16 +18,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..fields import number
 from ..lora import Lora, Pair, Site, Start, stack
 from ..method import Card, Method, Task
 
 
 @dataclass
 class LoRAC(Method):
-    lam: float = 1.0
-    freeze: float = 0.1                             # share of all modules, rounded down
-    b1: float = 0.85
-    b2: float = 0.85
+    lam: float = number(1.0, 0)
+    freeze: float = number(0.1, 0, 1)               # share of all modules, rounded down
+    b1: float = number(0.85, 0, 1)
+    b2: float = number(0.85, 0, 1)
 
     card: ClassVar[Card] = Card("LoRAC-IPC", "Ling et al., Pattern Recognition 2025, arXiv 2504.13407", "gates", "adapted",
                                 "without the replay and the task inference of the vision version; importance from the factors, "

@@ -19,14 +19,15 @@ from typing import ClassVar
 import torch
 
 from ..errors import InputError
+from ..fields import number
 from ..lora import Lora, Start
 from ..method import Card, Method, Task
 
 
 @dataclass
 class LoRI(Method):
-    density: float = 0.3
-    dense: float = 0.5                              # share of the steps that finds the mask
+    density: float = number(0.3, above=0, most=1)
+    dense: float = number(0.5, above=0, most=1)     # share of the steps that finds the mask
     apart: bool = False
 
     card: ClassVar[Card] = Card("LoRI", "Zhang et al., COLM 2025, arXiv 2504.07448", "merging", "adapted",

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from torch.nn.functional import kl_div
 
+from ..fields import number
 from ..lora import Lora
 from ..method import Card, Method, Task
 from ..text import IGNORE
@@ -18,8 +19,8 @@ from ..text import IGNORE
 
 @dataclass
 class LwF(Method):
-    lam: float = 1.0
-    T: float = 2.0                                  # the temperature
+    lam: float = number(1.0, 0)
+    T: float = number(2.0, above=0)                 # the temperature
 
     card: ClassVar[Card] = Card("LwF", "Li and Hoiem, ECCV 2016, arXiv 1606.09282", "regularisation", "adapted",
                                 "keeps the distribution of answer tokens, where the paper keeps the outputs of old tasks' heads")

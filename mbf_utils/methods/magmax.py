@@ -14,13 +14,14 @@ from typing import ClassVar
 
 import torch
 
+from ..fields import number
 from ..lora import Lora, truncate, whole
 from ..method import Card, Method, Task
 
 
 @dataclass
 class MagMax(Method):
-    weight: float = 0.5                             # lambda
+    weight: float = number(0.5, 0)                  # lambda
     exact: bool = False
 
     card: ClassVar[Card] = Card("MagMax", "Marczak et al., ECCV 2024, arXiv 2407.06322", "merging", "adapted",

@@ -14,13 +14,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..fields import number
 from ..lora import Lora, Site
 from ..method import Card, Method, Task
 
 
 @dataclass
 class MIGU(Method):
-    q: float = 0.7
+    q: float = number(0.7, 0, 1)
 
     card: ClassVar[Card] = Card("MIGU", "Du et al., Findings of EMNLP 2024, arXiv 2406.17245", "single adapter", "adapted",
                                 "padding is not counted, and ties keep their gradient; the released code for LoRA does not run")

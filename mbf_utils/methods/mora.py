@@ -17,6 +17,7 @@ from typing import Callable, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..fields import function
 from ..lora import Lora, Pair, Site, Start
 from ..method import Card, Method, Task
 
@@ -34,7 +35,7 @@ def maps(d_in: int, d_out: int, rank: int) -> Pair:
 
 @dataclass
 class MoRA(Method):
-    schedule: Callable[[int], float] | None = None  # how M is merged over the tasks; None: it is replaced
+    schedule: Callable[[int], float] | None = function(None)  # how M is merged over the tasks; None: it is replaced
 
     card: ClassVar[Card] = Card("MoRA", "Jiang et al., preprint 2024, arXiv 2405.12130", "parametrisation", "adapted",
                                 "only its sharing maps (type 1), and the paper trains one task: a stream is our use")

@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..fields import number
 from ..lora import Lora, Pair
 from ..method import Card, Task
 from .inclora import IncLoRA
@@ -34,7 +35,7 @@ def entries(pair: Pair, rows: int = 512) -> Tensor:
 
 @dataclass
 class NLoRA(IncLoRA):
-    lam: float = 1e-3
+    lam: float = number(1e-3, 0)
     released: bool = False
 
     card: ClassVar[Card] = Card("N-LoRA", "Yang et al., COLING 2025, arXiv 2410.10179", "stack", "adapted",

@@ -10,6 +10,7 @@ so lambda1 does not carry over from one model size to another: choose it on deve
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..fields import number
 from ..lora import Lora
 from ..method import Card, Task
 from .inclora import IncLoRA
@@ -17,8 +18,8 @@ from .inclora import IncLoRA
 
 @dataclass
 class OLoRA(IncLoRA):
-    lambda1: float = 0.5
-    lambda2: float = 0.0
+    lambda1: float = number(0.5, 0)
+    lambda2: float = number(0.0, 0)
 
     card: ClassVar[Card] = Card("O-LoRA", "Wang et al., Findings of EMNLP 2023, arXiv 2310.14152", "stack", "exact",
                                 memory="linear")

@@ -19,6 +19,7 @@ from typing import ClassVar
 
 import torch
 
+from ..fields import number
 from ..lora import Lora, Pair, Start, inner, svd, truncate
 from ..method import Card, Method, Task
 
@@ -30,7 +31,7 @@ def norm(lora: Lora) -> float:
 
 @dataclass
 class OPCM(Method):
-    alpha: float = 0.5
+    alpha: float = number(0.5, 0, 1)
     exact: bool = False
 
     card: ClassVar[Card] = Card("OPCM", "Tang et al., NeurIPS 2025, arXiv 2501.09522", "merging", "adapted",

@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..fields import number
 from ..lora import Lora, Pair, Start, each, svd, whole
 from ..method import Card, Task
 from ..subspaces import project_out
@@ -42,7 +43,7 @@ def keep_outside(lora: Lora, top: Lora) -> None:
 
 @dataclass
 class OPLoRA(IncLoRA):
-    k: int = 16
+    k: int = number(16, 1)
     continual: bool = True                          # protect what was learned too, not the base alone
 
     card: ClassVar[Card] = Card("OPLoRA", "Xiong and Xie, AAAI 2026, arXiv 2510.13003", "subspaces", "adapted",

@@ -19,6 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..fields import number
 from ..lora import Lora
 from ..method import Card, Task
 from .task_arithmetic import TaskArithmetic
@@ -26,7 +27,7 @@ from .task_arithmetic import TaskArithmetic
 
 @dataclass
 class OrthoReg(TaskArithmetic):
-    strength: float = 0.1                           # lambda of the penalty; `weight` is that of the sum
+    strength: float = number(0.1, 0)                # lambda of the penalty; `weight` is that of the sum
     squared: bool = False
 
     card: ClassVar[Card] = Card("OrthoReg", "Liu et al., CVPR 2026, arXiv 2604.17078", "merging", "adapted",

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..errors import InputError
+from ..fields import number
 from ..lora import Lora, Pair, Start, stack, svd, whole
 from ..method import Card, Method, Task
 from .corda import exchanged, negative
@@ -25,7 +26,7 @@ from .oplora import keep_outside, weight_now
 
 @dataclass
 class OSF(Method):
-    share: float = 0.0625                           # of the singular directions that each task adds to the frozen ones
+    share: float = number(0.0625, above=0, below=1)  # of the singular directions that each task adds to the frozen ones
 
     card: ClassVar[Card] = Card("OSF", "Nayak et al., ICLR 2026, arXiv 2504.07097", "subspaces", "adapted",
                                 "singular values train inside the factors, every module keeps the same share, and factors are "

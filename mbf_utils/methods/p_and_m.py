@@ -17,14 +17,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..fields import number
 from ..lora import Lora, Pair, Site, Start, stack, truncate
 from ..method import Card, Method, Task
 
 
 @dataclass
 class PAndM(Method):
-    e: float = 0.5
-    count: int = 200                                # rows for F_t
+    e: float = number(0.5, 0, 1)
+    count: int = number(200, 1)                     # rows for F_t
     exact: bool = False
 
     card: ClassVar[Card] = Card("P&M", "Qiu et al., NeurIPS 2025, arXiv 2505.22389", "merging", "adapted",

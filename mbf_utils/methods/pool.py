@@ -10,20 +10,21 @@ that the cut discards is kept in memory["discarded"]. Not a method of its own: a
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..fields import number
 from ..lora import Lora, Pair, Start, truncate
 from ..method import Card, Method, Task
 
 
 @dataclass
 class Pool(Method):
-    weight: float = 1.0                             # lambda, on what is merged
+    weight: float = number(1.0, 0)                  # lambda, on what is merged
     running: bool = False                           # merge into the last result instead of keeping all adapters
     exact: bool = False                             # the merge as it is; else cut to the task's rank
 
     about: ClassVar[Card]                           # the card with all adapters kept
 
     @property
-    def card(self) -> Card:
+    def card(self) -> Card:  # type: ignore[override]
         return self.about._replace(memory="constant", fidelity="adapted",
                                    differs="the last merge stands for all earlier adapters, which the paper keeps") \
             if self.running else self.about

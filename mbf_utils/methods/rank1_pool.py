@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
 
+from ..fields import number
 from ..lora import Lora, Pair, Site, Start, each
 from ..method import Card, Task
 from .inclora import IncLoRA
@@ -33,8 +34,8 @@ def top(counts: Tensor, k: int) -> Tensor:
 
 @dataclass
 class Rank1Pool(IncLoRA):
-    active: float = 2 / 3
-    lam: float = 0.1
+    active: float = number(2 / 3, above=0, most=1)
+    lam: float = number(0.1, 0)
 
     card: ClassVar[Card] = Card("Rank-1 expert pool", "Fa et al., AAAI 2026, arXiv 2601.22828", "gates", "adapted",
                                 "one router on the prompt, which learns straight through; the released ones read CLIP's [CLS] "

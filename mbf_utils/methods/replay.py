@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from ..errors import InputError
+from ..fields import number
 from ..lora import Lora
 from ..method import Card, Method, Task
 from ..streams import Example
@@ -18,13 +18,9 @@ from ..streams import Example
 
 @dataclass
 class Replay(Method):
-    share: float = 0.02
+    share: float = number(0.02, above=0, most=1)
 
     card: ClassVar[Card] = Card("Replay", "", "reference", "exact", memory="linear", old_data=True)
-
-    def __post_init__(self):
-        if not 0 < self.share <= 1:
-            raise InputError(f"expected a share of the rows above 0 and at most 1, found {self.share}: choose another")
 
     def data(self, task: Task) -> list[Example]:
         return [Example(*row) for row in self.memory.get("rows", [])] + task.train

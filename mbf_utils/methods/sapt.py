@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
+from ..fields import number
 from ..lora import Lora, Site, Start
 from ..method import Card, Task
 from .inclora import IncLoRA
@@ -27,9 +28,9 @@ from .routers import gated, prompt_max, uniform
 
 @dataclass
 class SAPT(IncLoRA):
-    lam: float = 2.0
-    hidden: int = 100
-    buffer: int = 50                                # prompts kept of each task
+    lam: float = number(2.0, 0)
+    hidden: int = number(100, 1, 10_000)
+    buffer: int = number(50, 1)                     # prompts kept of each task
 
     card: ClassVar[Card] = Card("SAPT (real inputs)", "Zhao et al., ACL 2024, arXiv 2401.08295", "router", "adapted",
                                 "pooled embeddings of real old prompts, for the router alone, where the paper generates prompts; "

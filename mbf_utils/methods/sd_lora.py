@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..fields import number
 from ..lora import Lora, Pair, Site, Start, each, stack
 from ..method import Card, Method, Task
 
@@ -26,9 +27,9 @@ def direction(pair: Pair) -> Pair:
 
 @dataclass
 class SDLoRA(Method):
-    magnitude: float = 0.8
+    magnitude: float = number(0.8, above=0)
     reset: bool = True
-    rate: float = 1.0
+    rate: float = number(1.0, above=0)
 
     card: ClassVar[Card] = Card("SD-LoRA", "Wu et al., ICLR 2025, arXiv 2501.13198", "gates", "adapted",
                                 "the released rule with the kit's scaling s = alpha/r and AdamW; the paper uses s = 1",

@@ -17,6 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..fields import number
 from ..lora import Lora, Pair, Site, Start, svd
 from ..method import Card, Method, Task
 
@@ -30,8 +31,8 @@ def leading(X: Tensor, k: int) -> Tensor:
 
 @dataclass
 class Share(Method):
-    k: int = 32
-    phi: int = 2
+    k: int = number(32, 1)
+    phi: int = number(2, 1)
 
     card: ClassVar[Card] = Card("Share", "Kaushik et al., preprint 2026, arXiv 2602.06043", "parametrisation", "adapted",
                                 "the released sizes and start, but no centring, and new directions start without effect",

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Callable, ClassVar
 
 from ..errors import InputError
+from ..fields import choice, function
 from ..lora import Lora, Pair, Start, each
 from ..method import Card, Method, Task
 from ..subspaces import orthonormal_rows
@@ -37,17 +38,18 @@ def one_over(i: int) -> float:
 
 @dataclass
 class SLAO(Method):
-    begin: str = "tuned"                            # the pair a task starts from: "tuned", "merged" or "random"
+    begin: str = choice("tuned", "merged", "random")  # the pair a task starts from
     qr: bool = True                                 # orthonormalise A at the start
-    merge: str = "B"                                # factors that are merged: "B", "A", "AB" or "" (the others are replaced)
-    freeze: str = ""                                # "A": always; "B": from task 2 on
-    schedule: Callable[[int], float] = time_aware_scale
+    merge: str = choice("B", "A", "AB", "")         # factors that are merged (the others are replaced)
+    freeze: str = choice("", "A", "B")              # "A": always; "B": from task 2 on
+    schedule: Callable[[int], float] = function(time_aware_scale)
     preserve: bool = False                          # B R^T with Q^T: start from the function that the last task ended with
 
     card: ClassVar[Card] = Card("SLAO", "Qiao and Mahdavi, ICLR 2026, arXiv 2512.23017", "single adapter", "exact",
                                 merges="descending")
 
     def __post_init__(self):
+        super().__post_init__()
         if self.freeze == "B" and self.begin == "random":
             raise InputError("expected B to be other than 0 where it is frozen, found freeze='B' with begin='random', under which nothing "
                              "learns: choose one of them")

@@ -8,13 +8,14 @@ the paper's advice for many tasks. The share of squared norm that the cuts disca
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..fields import number
 from ..lora import Lora, Pair, Start, stack, truncate
 from ..method import Card, Method, Task
 
 
 @dataclass
 class TaskArithmetic(Method):
-    weight: float = 0.3
+    weight: float = number(0.3, 0)
     exact: bool = False                             # keep the sum whole, rank t r; else cut to the task's rank
 
     card: ClassVar[Card] = Card("Task arithmetic", "Ilharco et al., ICLR 2023, arXiv 2212.04089", "merging", "adapted",

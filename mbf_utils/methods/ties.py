@@ -19,7 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..fields import number
 from ..lora import Pair, whole
 from ..method import Card, Task
 from .dare import dropped
@@ -44,17 +44,12 @@ def ties(taus: list[Tensor], counts: list[int], density: float) -> Tensor:
 
 @dataclass
 class TIES(Pool):
-    density: float = 0.2
-    drop: float = 0.0                               # DARE's p, drawn anew for each merge
+    density: float = number(0.2, above=0, most=1)
+    drop: float = number(0.0, 0, below=1)           # DARE's p, drawn anew for each merge
 
     about: ClassVar[Card] = Card("TIES", "Yadav et al., NeurIPS 2023, arXiv 2306.01708", "merging", "adapted",
                                  "trimmed within each module, and cut to rank r; the paper merges full weights",
                                  memory="linear", merges="independent")
-
-    def __post_init__(self):
-        if not 0 < self.density <= 1 or not 0 <= self.drop < 1:
-            raise InputError(f"expected a density above 0 and at most 1 and a share to drop of 0 or more and below 1, found {self.density} "
-                             f"and {self.drop}: choose others")
 
     def merge(self, pairs: list[Pair], counts: list[int], task: Task, path: str) -> Pair:
         taus = [dropped(pair.B @ pair.A, self.drop, task.rng(f"drop {k} {path}")) for k, pair in enumerate(pairs)]

@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..fields import number
 from ..lora import Lora, Start
 from ..method import Card, Method, Task
 from .tree import changes, split
@@ -23,7 +24,7 @@ from .tree import changes, split
 
 @dataclass
 class TreeLoRA(Method):
-    reg: float = 0.5
+    reg: float = number(0.5, 0)
 
     card: ClassVar[Card] = Card("TreeLoRA", "Qian et al., ICML 2025, arXiv 2506.10355", "regularisation", "adapted",
                                 "distances, tree and strength as in the released code, of values of A instead of gradients",
