@@ -313,6 +313,15 @@ def test_a_missing_or_damaged_file_is_named_in_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_are_not_finite_are_refused_by_file_and_tensor(tmp_path, value):
+    spoilt = B.clone()
+    spoilt[0, 0] = value
+    save_file({f"{PREFIX}x.lora_A.weight": A, f"{PREFIX}x.lora_B.weight": spoilt}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=r"^expected finite numbers in .*model\.safetensors, found NaN or infinity in .*x\.lora_B\.weight: "):
+        load_adapter(tmp_path)
+
+
 @pytest.mark.parametrize("text, words", [('{"peft_type": "IA3"}', "found peft_type 'IA3'"), ("{}", "found peft_type None"),
                                          ("[]", "found peft_type 'list'"), ('{"peft', "expected JSON"), ("", "expected JSON")])
 def test_a_config_of_something_else_is_refused_in_one_line(tmp_path, text, words):
