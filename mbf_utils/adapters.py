@@ -286,6 +286,9 @@ def load_adapter(folder: str | Path, device="cpu") -> Lora:
         if not dot or factor not in ("A", "B") or tensor.dim() != 2 or not tensor.is_floating_point():
             raise InputError(f"expected only lora_A and lora_B matrices of linear layers in {file}, "
                              f"found {key} of shape {tuple(tensor.shape)} and {tensor.dtype}: this kit cannot merge or wear it")
+        if factor in factors.get(path, {}):
+            raise InputError(f"expected each factor once in {file}, found lora_{factor} of {path} twice, the second time as {key}: "
+                             "leave one of them")
         if not tensor.isfinite().all():
             raise InputError(f"expected finite numbers in {file}, found NaN or infinity in {key}: train it again, at a lower rate say")
         factors.setdefault(path, {})[factor] = tensor

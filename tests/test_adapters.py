@@ -313,6 +313,13 @@ def test_a_missing_or_damaged_file_is_named_in_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("other", [f"{PREFIX}x.lora_A", "x.lora_A.weight"])
+def test_a_factor_under_two_names_is_refused(tmp_path, other):
+    save_file({f"{PREFIX}x.lora_A.weight": A, other: A + 1, f"{PREFIX}x.lora_B.weight": B}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=r"^expected each factor once in .*, found lora_A of x twice, .*: leave one of them$"):
+        load_adapter(tmp_path)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_are_not_finite_are_refused_by_file_and_tensor(tmp_path, value):
     spoilt = B.clone()
