@@ -8,9 +8,9 @@ configured rank; a pair of another rank keeps it (lora_alpha = s x rank on disk)
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
+import sys
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +29,7 @@ from .lora import Lora, Pair, Site
 
 LIVE, PAST = "default", "past"                      # PEFT's names of the two adapters
 PREFIX = "base_model.model."
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)            # of factors that are read
 
 
 class Adapted:
@@ -228,7 +229,7 @@ def load_config(folder: str | Path) -> dict:
 def _check_config(config: dict, file: Path) -> None:
     """That the values which the kit reads are of PEFT's kinds."""
     def number(value) -> bool:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
     targets, patterns = config.get("target_modules"), config.get("alpha_pattern") or {}
     told = {"lora_alpha": number(config.get("lora_alpha")), "lora_dropout": number(config.get("lora_dropout") or 0.0),
@@ -239,9 +240,14 @@ def _check_config(config: dict, file: Path) -> None:
         raise InputError(f"expected {odd[0]} in {file} as PEFT writes it, found {config.get(odd[0])!r:.80}")
 
 
-def _is_pattern(text: str) -> bool:
+def _pattern(key: str) -> str:
+    """The regular expression in which PEFT looks a key of a pattern up."""
+    return rf"(.*\.)?({key})$"
+
+
+def _is_pattern(key: str) -> bool:
     try:
-        re.compile(text)
+        re.compile(_pattern(key))
     except (re.error, RecursionError, OverflowError):
         return False
     return True
@@ -250,7 +256,7 @@ def _is_pattern(text: str) -> bool:
 def scaling_of(config: dict, path: str, rank: int) -> float:
     """s of one module of a saved adapter: alpha / r, or alpha / sqrt(r) with rsLoRA, patterns looked up as PEFT does."""
     patterns = config.get("alpha_pattern") or {}
-    alpha = next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", path)), config["lora_alpha"])
+    alpha = next((value for key, value in patterns.items() if re.match(_pattern(key), path)), config["lora_alpha"])
     return alpha / (rank ** 0.5 if config.get("use_rslora") else rank)
 
 
@@ -283,9 +289,12 @@ def load_adapter(folder: str | Path, device="cpu") -> Lora:
     factors: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         path, dot, factor = key.removesuffix(".weight").removeprefix(PREFIX).rpartition(".lora_")
-        if not dot or factor not in ("A", "B") or tensor.dim() != 2 or not tensor.is_floating_point():
+        if not dot or factor not in ("A", "B") or tensor.dim() != 2:
             raise InputError(f"expected only lora_A and lora_B matrices of linear layers in {file}, "
                              f"found {key} of shape {tuple(tensor.shape)} and {tensor.dtype}: this kit cannot merge or wear it")
+        if tensor.dtype not in DTYPES:
+            raise InputError(f"expected {', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES)} in {file}, found {tensor.dtype} "
+                             f"in {key}: save it in one of these")
         if factor in factors.get(path, {}):
             raise InputError(f"expected each factor once in {file}, found lora_{factor} of {path} twice, the second time as {key}: "
                              "leave one of them")

@@ -150,7 +150,7 @@ def test_names_of_streams_with_their_order_seed_and_limit(name, order, seed, lim
 
 
 @usual
-@given(st.dictionaries(st.sampled_from(list(Settings.__dataclass_fields__)), values | st.sampled_from([float("inf"), float("nan"), 10 ** 30, "8", True]), max_size=3))
+@given(st.dictionaries(st.sampled_from(list(Settings.__dataclass_fields__)), values | st.sampled_from([float("inf"), float("nan"), 10 ** 30, 10 ** 400, "8", True]), max_size=3))
 def test_settings(chosen):
     found = ends_well(lambda: Settings(**chosen))
     assert found is None or json.loads(json.dumps(found.__dict__, allow_nan=False))
@@ -194,7 +194,8 @@ def test_adapters_in_damaged_or_lying_safetensors(data):
 
 shapes = st.tuples(st.integers(0, 4), st.integers(0, 4))
 tensors = st.builds(lambda shape, dtype: torch.ones(shape, dtype=dtype), shapes | st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 2)) | st.tuples(st.integers(0, 3)),
-                    st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool, torch.complex64]))
+                    st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool, torch.complex64,
+                                     torch.float8_e4m3fn]))
 
 
 @usual
@@ -211,7 +212,7 @@ def test_adapters_whose_shapes_ranks_and_types_do_not_fit(found, both):
 @usual
 @given(st.dictionaries(st.sampled_from(["r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "bias", "peft_type", "lora_dropout",
                                         "base_model_name_or_path", "layers_to_transform", "exclude_modules", "fan_in_fan_out", "init_lora_weights", "new"]),
-                       values | st.sampled_from([{"(": 4}, {"q_proj": "x"}, {"q_proj": 0}, "../..", 1e400]), max_size=3), st.booleans())
+                       values | st.sampled_from([{"(": 4}, {"q_proj": "x"}, {"q_proj": 0}, {"(?i)q_proj": 4}, "../..", 1e400, 10 ** 400]), max_size=3), st.booleans())
 def test_adapters_with_odd_configurations(change, both):
     with tempfile.TemporaryDirectory() as root:
         first, second = adapters(Path(root))
