@@ -146,6 +146,8 @@ def _check_targets(model: nn.Module, targets) -> bool:
     those before it wrapped. True where they are Conv1D, as in GPT-2."""
     linear = {path: module for path, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
     turned = any(isinstance(module, Conv1D) for module in linear.values())
+    if isinstance(targets, str) and not _is_pattern(targets):
+        raise InputError(f"expected targets to be names of modules or a regular expression, found {targets!r}")
     for target in [targets] if isinstance(targets, str) else targets:
         chosen = [path for path, _ in model.named_modules() if (
             re.fullmatch(target, path) if isinstance(targets, str) else f".{path}".endswith(f".{target}"))]
@@ -233,7 +235,8 @@ def _check_config(config: dict, file: Path) -> None:
 
     targets, patterns = config.get("target_modules"), config.get("alpha_pattern") or {}
     told = {"lora_alpha": number(config.get("lora_alpha")), "lora_dropout": number(config.get("lora_dropout") or 0.0),
-            "alpha_pattern": isinstance(patterns, dict) and all(map(number, patterns.values())) and all(map(_is_pattern, patterns)),
+            "alpha_pattern": isinstance(patterns, dict) and all(map(number, patterns.values()))
+            and all(_is_pattern(_pattern(key)) for key in patterns),
             "target_modules": isinstance(targets, str) or isinstance(targets, list) and all(isinstance(name, str) for name in targets),
             "base_model_name_or_path": isinstance(config.get("base_model_name_or_path") or "", str)}
     if odd := [key for key, fits in told.items() if not fits]:
@@ -245,9 +248,9 @@ def _pattern(key: str) -> str:
     return rf"(.*\.)?({key})$"
 
 
-def _is_pattern(key: str) -> bool:
+def _is_pattern(text: str) -> bool:
     try:
-        re.compile(_pattern(key))
+        re.compile(text)
     except (re.error, RecursionError, OverflowError):
         return False
     return True
@@ -293,8 +296,8 @@ def load_adapter(folder: str | Path, device="cpu") -> Lora:
             raise InputError(f"expected only lora_A and lora_B matrices of linear layers in {file}, "
                              f"found {key} of shape {tuple(tensor.shape)} and {tensor.dtype}: this kit cannot merge or wear it")
         if tensor.dtype not in DTYPES:
-            raise InputError(f"expected {', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES)} in {file}, found {tensor.dtype} "
-                             f"in {key}: save it in one of these")
+            able = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+            raise InputError(f"expected {able} in {file}, found {tensor.dtype} in {key}: save it in one of these")
         if factor in factors.get(path, {}):
             raise InputError(f"expected each factor once in {file}, found lora_{factor} of {path} twice, the second time as {key}: "
                              "leave one of them")

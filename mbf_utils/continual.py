@@ -272,10 +272,10 @@ class Continual:
         if (now := settings_of(method)) != settings:
             raise InputError(f"expected the method that {path} was learned by ({name}, {settings}), found "
                              f"{type(method).__name__}, {now}: give that one as method=")
-        versions, saved, told = read(), load_config(path), config["lora"]
+        versions, saved, told = read(), load_config(path), Settings(**config["lora"])
         for module, pair in versions[-1].result.items():
-            if not math.isclose(found := scaling_of(saved, module, pair.A.shape[0]), told["alpha"] / told["rank"]):
-                raise InputError(f"expected the scaling {told['alpha']:g} / {told['rank']} of continual.json (alpha / rank) at {module} in "
+            if not math.isclose(found := scaling_of(saved, module, pair.A.shape[0]), told.alpha / told.rank):
+                raise InputError(f"expected the scaling {told.alpha:g} / {told.rank} of continual.json (alpha / rank) at {module} in "
                                  f"{path}, found {found:g}: the adapter is another's, bring both back from a copy")
         continual = cls(model, method, **config["lora"], **{key: config[key] for key in ("seed", "keep", "batch_size")})
         continual._named, continual._versions = name, versions

@@ -16,10 +16,13 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from toy import FAST, toy_stream
+from toy import FAST, toy_model, toy_stream
 
 from mbf_utils import cli, commands, models, runs
 from mbf_utils.adapters import PREFIX, load_adapter, load_config, save_adapter
+from mbf_utils.chats import in_batches
+from mbf_utils.checks import rows_of
+from mbf_utils.continual import Continual
 from mbf_utils.errors import InputError
 from mbf_utils.folders import read_folder
 from mbf_utils.lora import Pair
@@ -276,6 +279,61 @@ def test_a_damaged_run_is_resumed_or_refused(run, model, data):
         file.write_bytes(data.draw(damaged(file.read_bytes())))
         ends_well(lambda: run_stream(toy_stream()[:2], "slao", model, out=folder, **FAST))
         assert not list(folder.rglob(".*.tmp"))
+
+
+# adapters that go on learning
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory) -> Path:
+    model, tokenizer = toy_model()
+    continual = Continual(model, targets=("q_proj", "v_proj"), rank=2, alpha=4.0)
+    batches = in_batches(rows_of(tokenizer, toy_stream()[0].train), 4)
+    for name in ("first", "second"):
+        with continual.task(name, batches):
+            optimizer = torch.optim.SGD(continual.parameters(), lr=0.5)
+            continual.model(**batches[0]).loss.backward()
+            optimizer.step()
+    return continual.save(tmp_path_factory.mktemp("continual") / "adapter")
+
+
+def check_continual(folder: Path) -> Continual | None:
+    """Loaded whole, so that it can be saved again; or refused."""
+    found = ends_well(lambda: Continual.load(folder, toy_model()[0]))
+    if found:
+        assert found.names and Continual.load(found.save(folder.with_name("again")), toy_model()[0]).names == found.names
+    return found
+
+
+@usual
+@given(data=st.data())
+def test_folders_of_an_adapter_that_goes_on_learning(learned, data):
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(shutil.copytree(learned, Path(root) / "adapter"))
+        file = data.draw(st.just(folder / "continual.json") | st.sampled_from(sorted(path for path in folder.rglob("*") if path.is_file())))
+        kind, content = data.draw(st.sampled_from(["bytes", "value", "key", "inner"])), file.read_bytes()
+        if kind in ("key", "inner") and file.suffix == ".json" and isinstance(value := json.loads(content), dict):
+            inner = [part for part in value.values() if isinstance(part, dict) and part] if kind == "inner" else []
+            part = data.draw(st.sampled_from(inner)) if inner else value
+            part[data.draw(st.sampled_from([*sorted(part), "new"]))] = data.draw(values)
+            file.write_bytes(json_bytes(value))
+        else:
+            file.write_bytes(json_bytes(data.draw(values)) if kind == "value" else data.draw(damaged(content)))
+        check_continual(folder)
+
+
+@pytest.mark.parametrize("change", [
+    "{}", "[]", "3", "[" * 100_000, {"versions": None}, {"versions": []}, {"versions": [[]]}, {"versions": 3}, {"versions": "ab"}, {"versions": [[1]]},
+    {"keep": "x"}, {"keep": 0}, {"keep": True}, {"seed": None}, {"batch_size": 1.5}, {"base": {}}, {"base": {"name": 1}}, {"lora": []},
+    {"lora": {"targets": ["q_proj"], "rank": 2, "alpha": 4.0, "dropout": 0.1, "new": 1}},
+    {"lora": {"targets": "(", "rank": 2, "alpha": 4.0, "dropout": 0.1}},
+    {"lora": {"targets": ["q_proj"], "rank": "2", "alpha": 4.0, "dropout": 0.1}}, {"method": {"name": "slao"}}, {"method": {"name": ["slao"], "settings": {}}},
+    {"method": {"name": "slao", "settings": {"begin": 3}}}], ids=lambda change: str(change)[:40])
+def test_a_continual_json_of_another_shape_is_refused_in_one_sentence(learned, tmp_path, change):
+    folder = Path(shutil.copytree(learned, tmp_path / "adapter"))
+    file = folder / "continual.json"
+    assert check_continual(folder)
+    file.write_text(change if isinstance(change, str) else json.dumps(json.loads(file.read_text()) | change))
+    assert check_continual(folder) is None
 
 
 # command lines
