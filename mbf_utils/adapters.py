@@ -302,7 +302,7 @@ def load_adapter(folder: str | Path, device="cpu") -> Lora:
             raise InputError(f"expected each factor once in {file}, found lora_{factor} of {path} twice, the second time as {key}: "
                              "leave one of them")
         if not tensor.isfinite().all():
-            raise InputError(f"expected finite numbers in {file}, found NaN or infinity in {key}: train it again, at a lower rate say")
+            raise InputError(f"expected finite numbers in {file}, found NaN or infinity in {key}: train it again, more slowly")
         factors.setdefault(path, {})[factor] = tensor
     for path, pair in factors.items():
         if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1] or not all(map(torch.numel, pair.values())):

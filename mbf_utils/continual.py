@@ -275,8 +275,8 @@ class Continual:
         versions, saved, told = read(), load_config(path), Settings(**config["lora"])
         for module, pair in versions[-1].result.items():
             if not math.isclose(found := scaling_of(saved, module, pair.A.shape[0]), told.alpha / told.rank):
-                raise InputError(f"expected the scaling {told.alpha:g} / {told.rank} of continual.json (alpha / rank) at {module} in "
-                                 f"{path}, found {found:g}: the adapter is another's, bring both back from a copy")
+                raise InputError(f"expected the scaling {told.alpha:g} / {told.rank} of continual.json (alpha / rank) at {module} "
+                                 f"in {path}, found {found:g}: the adapter is another's, bring both back from a copy")
         continual = cls(model, method, **config["lora"], **{key: config[key] for key in ("seed", "keep", "batch_size")})
         continual._named, continual._versions = name, versions
         continual._wear_last()

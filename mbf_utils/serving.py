@@ -43,8 +43,8 @@ def merge_into_base(adapter, out, model="tiny", device: str = "auto", dtype: str
     """Writes base and adapter as one model to the new folder `out`, in `dtype`, and measures the largest difference.
 
     adapter: the folder of a plain PEFT LoRA adapter. model: its base, a name or a folder, loaded in float32. texts: what both read
-    (their first 64 tokens each); None: 8 rows of 64 random tokens, seeded. Raises InputError for what it would get wrong; warns where
-    the adapter names another base, or none.
+    (their first 64 tokens each); None: 8 rows of 64 random tokens, seeded. Raises InputError for what it would get wrong;
+    warns where the adapter names another base, or none.
     """
     out = Path(out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -92,7 +92,8 @@ def merge_into_base(adapter, out, model="tiny", device: str = "auto", dtype: str
 def _check_base(theirs: str, mine: str, adapter) -> None:
     """Refuses a built-in base for an adapter that names another; a folder may hold the base that the adapter names."""
     if theirs and theirs != mine and mine in BUILT_IN:
-        raise InputError(f"expected the base {theirs!r}, which the adapter {adapter} names, found {mine!r}: give it as model (--model)")
+        raise InputError(f"expected the base {theirs!r}, which the adapter {adapter} names, found {mine!r}: "
+                         "give it as model (--model)")
     if theirs != mine:
         warnings.warn(f"the adapter {adapter} names the base {theirs!r}, the model is {mine!r}: whether they fit was not checked",
                       stacklevel=4)                 # no_grad lies between

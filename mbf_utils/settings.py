@@ -10,7 +10,8 @@ from .scores import score_of
 MOST = sys.float_info.max                           # a whole number may be larger, and is no float then
 LATER = ("scores", "checkpointing", "score_every")                 # came later: a run's config has them only where they differ
 KINDS = {"int": (lambda value: type(value) is int, "a whole number"), "bool": (lambda value: type(value) is bool, "True or False"),
-         "float": (lambda value: isinstance(value, (int, float)) and type(value) is not bool and abs(value) <= MOST, "a finite number"),
+         "float": (lambda value: isinstance(value, (int, float)) and type(value) is not bool and abs(value) <= MOST,
+                   "a finite number"),
          "str": (lambda value: isinstance(value, str), "a text")}
 
 

@@ -76,8 +76,8 @@ def read_versions(path: str | Path) -> tuple[dict, Callable[[], list[Version]]]:
     path = Path(path).absolute()
     _recovered(path)
     if not (file := path / "continual.json").is_file():
-        raise InputError(f"expected a folder that Continual.save wrote at {path}, found no continual.json to read there: for another "
-                         "PEFT adapter use Continual.from_adapter")
+        raise InputError(f"expected a folder that Continual.save wrote at {path}, found no continual.json to read there: for "
+                         "another PEFT adapter use Continual.from_adapter")
     config = _checked(json_of(file), file)
     *earlier, last = config["versions"]
     return config, lambda: [*(_read(path / "versions" / _folder(names), names) for names in earlier), _read(path, last)]
@@ -117,8 +117,8 @@ def _checked(config: Any, file: Path) -> dict:
             "versions": isinstance(versions, list) and bool(versions) and all(
                 isinstance(names, list) and names and all(isinstance(name, str) for name in names) for names in versions)}
     if odd := [key for key, fits in told.items() if not fits]:
-        raise InputError(f"expected {odd[0]} in {file} as Continual.save writes it, found {brief(found.get(odd[0]))}: bring it back from "
-                         "a copy")
+        raise InputError(f"expected {odd[0]} in {file} as Continual.save writes it, found {brief(found.get(odd[0]))}: bring it "
+                         "back from a copy")
     return config
 
 
