@@ -16,12 +16,14 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from test_chats import PLAIN
+from tiny import word_tokenizer
 from toy import FAST, toy_model, toy_stream
 
 from mbf_utils import cli, commands, models, runs
 from mbf_utils.adapters import PREFIX, load_adapter, load_config, save_adapter
-from mbf_utils.chats import in_batches
-from mbf_utils.checks import rows_of
+from mbf_utils.chats import chat_rows, in_batches
+from mbf_utils.checks import read_probes, rows_of
 from mbf_utils.continual import Continual
 from mbf_utils.errors import InputError
 from mbf_utils.folders import read_folder
@@ -135,6 +137,27 @@ def test_tables(suffix, data):
         file = Path(root) / f"mine.{suffix}"
         file.write_bytes(content)
         check_stream(ends_well(lambda: load_stream(file)))
+
+
+messages = st.fixed_dictionaries({}, optional={"role": st.sampled_from(["user", "assistant", "system", "x", 3]), "content": texts | values,
+                                                "tool_calls": values, "name": texts})
+conversations = st.fixed_dictionaries({"messages": st.lists(messages | values, max_size=3) | values}, optional={"id": values}) | values
+WHOLE = {"messages": [{"role": "user", "content": "red"}, {"role": "assistant", "content": "good"}]}
+
+
+@usual
+@given(data=st.data())
+def test_conversations(data):
+    lines = data.draw(st.lists(st.just(WHOLE) | conversations, max_size=4))
+    content = b"\n".join(map(json_bytes, [WHOLE, *lines]))
+    tokenizer = word_tokenizer()
+    tokenizer.chat_template = data.draw(st.sampled_from([PLAIN, "{% for m in messages %}{{ m.content + (m.tool_calls[0] or '') }}{% endfor %}"]))
+    with tempfile.TemporaryDirectory() as root:
+        file = Path(root) / "chats.jsonl"
+        file.write_bytes(data.draw(st.just(content) | damaged(content)))
+        ends_well(lambda: read_probes([str(file)], tokenizer, 16))
+        for row in ends_well(lambda: chat_rows(tokenizer, [WHOLE, *lines], 16)) or []:
+            assert len(row["input_ids"]) == len(row["labels"]) <= 16 and any(label >= 0 for label in row["labels"])
 
 
 @usual
