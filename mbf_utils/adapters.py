@@ -26,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 from .errors import InputError
 from .guards import undisturbed
 from .lora import Lora, Pair, Site
+from .rows import json_of
 
 LIVE, PAST = "default", "past"                      # PEFT's names of the two adapters
 PREFIX = "base_model.model."
@@ -215,12 +216,9 @@ def save_adapter(lora: Lora, folder: str | Path, scaling: float | dict[str, floa
 def load_config(folder: str | Path) -> dict:
     """adapter_config.json of a PEFT LoRA adapter, as a dict."""
     file = Path(folder) / "adapter_config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"expected a PEFT adapter in {folder}, found no adapter_config.json there") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"expected JSON in {file}, found something else ({error})") from None
+    if not os.path.exists(file):
+        raise InputError(f"expected a PEFT adapter in {folder}, found no adapter_config.json there")
+    config = json_of(file)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         found = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
         raise InputError(f"expected a LoRA adapter in {folder}, found peft_type {found!r}")

@@ -10,6 +10,7 @@ turns in another way than the last one (a reasoning model's thoughts are dropped
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from reprlib import repr as brief
@@ -44,7 +45,7 @@ def chat_rows(tokenizer, conversations, max_length: int = 1024) -> list[dict[str
 def read_chats(file: str | Path) -> list[dict] | None:
     """The conversations of a JSON Lines file with `messages`; None where it is something else, or no file. Raises InputError for a
     line that is no conversation, and for a file that cannot be read."""
-    if not (file := Path(file)).is_file():
+    if not os.path.isfile(file := Path(file)):
         return None
     fail, found = refusal(file, "rows"), []
     for number, line in enumerate(text_of(file, fail).split("\n"), 1):

@@ -75,7 +75,7 @@ def read_versions(path: str | Path) -> tuple[dict, Callable[[], list[Version]]]:
     """What continual.json says, and a function that reads the versions, the latest last."""
     path = Path(path).absolute()
     _recovered(path)
-    if not (file := path / "continual.json").is_file():
+    if not os.path.isfile(file := path / "continual.json"):
         raise InputError(f"expected a folder that Continual.save wrote at {path}, found no continual.json to read there: for "
                          "another PEFT adapter use Continual.from_adapter")
     config = _checked(json_of(file), file)

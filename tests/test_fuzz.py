@@ -30,14 +30,17 @@ from mbf_utils.folders import read_folder
 from mbf_utils.lora import Pair
 from mbf_utils.merging import merge_adapters
 from mbf_utils.methods import METHODS
+from mbf_utils.packing import load_value, save_value
 from mbf_utils.results import Run
 from mbf_utils.rows import MOST
 from mbf_utils.runs import run_stream
 from mbf_utils.settings import Settings
 from mbf_utils.sources import load_stream
+from mbf_utils.store import read_json, read_table
 from mbf_utils.streams import Stream
 from mbf_utils.tables import read_tables
 from mbf_utils.text import encode
+from mbf_utils.versions import read_versions
 
 EXAMPLES = int(os.environ.get("MBF_EXAMPLES", "60"))
 usual = settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES == 60, database=None,
@@ -417,6 +420,38 @@ def test_a_file_that_never_ends_is_not_begun(tmp_path, make):
     make(folder / "test.json")
     with pytest.raises(InputError, match=r"test\.json, found a pipe or a device"):
         read_folder(tmp_path)
+
+
+def read_value_of(file: Path):
+    """A value whose other file is whole."""
+    save_value({"x": torch.ones(2)}, file.parent / "whole")
+    for suffix in {".json", ".safetensors"} - {file.suffix}:
+        shutil.copy(file.parent / f"whole{suffix}", file.with_suffix(suffix))
+    return load_value(file.with_suffix(""))
+
+
+READERS = {"adapter_config.json": lambda file: load_config(file.parent), "adapter_model.safetensors": lambda file: load_adapter(file.parent),
+           "continual.json": lambda file: read_versions(file.parent), "memory.json": read_value_of, "memory.safetensors": read_value_of,
+           "log.json": read_json, "matrix.csv": read_table, "rows.jsonl": lambda file: read_probes([str(file)], None),
+           "rows": lambda file: read_probes([str(file)], None), "texts": lambda file: commands._texts(str(file)),
+           "texts.csv": lambda file: commands._texts(str(file))}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)], ids=["pipe", "device"])
+@pytest.mark.parametrize("name", READERS)
+def test_no_reader_begins_what_never_ends(tmp_path, name, make):
+    make(tmp_path / name)
+    with pytest.raises(InputError, match="^expected "):
+        READERS[name](tmp_path / name)
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if not name.endswith("safetensors")])
+def test_no_reader_begins_what_is_larger_than_memory_may_be(tmp_path, name):
+    with open(tmp_path / name, "wb") as file:
+        file.truncate(MOST + 1)
+    with pytest.raises(InputError, match="2.0 GB"):
+        READERS[name](tmp_path / name)
 
 
 def test_a_file_larger_than_memory_may_be_is_not_begun(tmp_path):
