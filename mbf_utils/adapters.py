@@ -276,7 +276,8 @@ def unusual(config: dict) -> list[str]:
 
 
 def load_adapter(folder: str | Path, device="cpu") -> Lora:
-    """The factors of a saved PEFT LoRA adapter of linear layers, by module path."""
+    """The factors of a saved PEFT LoRA adapter of linear layers, by module path. Copied out of the file's own memory: Windows renames
+    no folder whose file is in use, and what is written over the file would change them."""
     file = Path(folder) / "adapter_model.safetensors"
     if not file.is_file():
         raise InputError(f"expected adapter_model.safetensors in {folder}, found "
@@ -306,4 +307,4 @@ def load_adapter(folder: str | Path, device="cpu") -> Lora:
         if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1] or not all(map(torch.numel, pair.values())):
             shapes = {name: tuple(tensor.shape) for name, tensor in pair.items()}
             raise InputError(f"expected factors A (r, d_in) and B (d_out, r) for {path} in {file}, found {shapes}")
-    return {path: Pair(pair["A"], pair["B"]) for path, pair in sorted(factors.items())}
+    return {path: Pair(pair["A"].clone(), pair["B"].clone()) for path, pair in sorted(factors.items())}

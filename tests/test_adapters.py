@@ -337,6 +337,15 @@ def test_a_config_with_values_that_are_not_peft_s_is_refused_by_their_name(tmp_p
     assert len(str(error.value)) < 500
 
 
+def test_what_was_read_does_not_hang_on_its_file(tmp_path):
+    save_adapter({"x": Pair(A, B)}, tmp_path, 1.0, ["x"])
+    found, file = load_adapter(tmp_path), tmp_path / "adapter_model.safetensors"
+    with open(file, "r+b") as raw:                  # in place, where a mapping would see it
+        raw.seek(-8, os.SEEK_END)
+        raw.write(b"\x7f" * 8)
+    assert equal(found, {"x": Pair(A, B)}) and not equal(load_adapter(tmp_path), found)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_are_not_finite_are_refused_by_file_and_tensor(tmp_path, value):
     spoilt = B.clone()
