@@ -513,3 +513,13 @@ def test_every_method_s_settings_are_checked_where_the_command_reads_them():
 def test_a_refusal_is_one_printable_line_of_bounded_length_whatever_it_quotes(text):
     said = str(InputError(f"expected a text, found {text * 40}"))
     assert said.isprintable() and len(said) <= 2000 and said.startswith("expected a text, found ")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links need a right there")
+def test_a_linked_lock_is_not_followed(tmp_path, model):
+    (tmp_path / "letter").write_text("dear")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "letter")
+    with pytest.raises(InputError, match="expected a folder to write to at .*run, found: "):
+        run_stream(toy_stream()[:2], "slao", model, out=tmp_path / "run", **FAST)
+    assert (tmp_path / "letter").read_text() == "dear"
