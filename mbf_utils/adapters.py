@@ -8,9 +8,9 @@ configured rank; a pair of another rank keeps it (lora_alpha = s x rank on disk)
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
+import sys
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,9 +26,11 @@ from transformers.pytorch_utils import Conv1D
 from .errors import InputError
 from .guards import undisturbed
 from .lora import Lora, Pair, Site
+from .rows import json_of
 
 LIVE, PAST = "default", "past"                      # PEFT's names of the two adapters
 PREFIX = "base_model.model."
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)            # of factors that are read
 
 
 class Adapted:
@@ -145,6 +147,8 @@ def _check_targets(model: nn.Module, targets) -> bool:
     those before it wrapped. True where they are Conv1D, as in GPT-2."""
     linear = {path: module for path, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
     turned = any(isinstance(module, Conv1D) for module in linear.values())
+    if isinstance(targets, str) and not _is_pattern(targets):
+        raise InputError(f"expected targets to be names of modules or a regular expression, found {targets!r}")
     for target in [targets] if isinstance(targets, str) else targets:
         chosen = [path for path, _ in model.named_modules() if (
             re.fullmatch(target, path) if isinstance(targets, str) else f".{path}".endswith(f".{target}"))]
@@ -212,12 +216,9 @@ def save_adapter(lora: Lora, folder: str | Path, scaling: float | dict[str, floa
 def load_config(folder: str | Path) -> dict:
     """adapter_config.json of a PEFT LoRA adapter, as a dict."""
     file = Path(folder) / "adapter_config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"expected a PEFT adapter in {folder}, found no adapter_config.json there") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"expected JSON in {file}, found something else ({error})") from None
+    if not os.path.exists(file):
+        raise InputError(f"expected a PEFT adapter in {folder}, found no adapter_config.json there")
+    config = json_of(file)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         found = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
         raise InputError(f"expected a LoRA adapter in {folder}, found peft_type {found!r}")
@@ -228,15 +229,21 @@ def load_config(folder: str | Path) -> dict:
 def _check_config(config: dict, file: Path) -> None:
     """That the values which the kit reads are of PEFT's kinds."""
     def number(value) -> bool:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
     targets, patterns = config.get("target_modules"), config.get("alpha_pattern") or {}
     told = {"lora_alpha": number(config.get("lora_alpha")), "lora_dropout": number(config.get("lora_dropout") or 0.0),
-            "alpha_pattern": isinstance(patterns, dict) and all(map(number, patterns.values())) and all(map(_is_pattern, patterns)),
+            "alpha_pattern": isinstance(patterns, dict) and all(map(number, patterns.values()))
+            and all(_is_pattern(_pattern(key)) for key in patterns),
             "target_modules": isinstance(targets, str) or isinstance(targets, list) and all(isinstance(name, str) for name in targets),
             "base_model_name_or_path": isinstance(config.get("base_model_name_or_path") or "", str)}
     if odd := [key for key, fits in told.items() if not fits]:
         raise InputError(f"expected {odd[0]} in {file} as PEFT writes it, found {config.get(odd[0])!r:.80}")
+
+
+def _pattern(key: str) -> str:
+    """The regular expression in which PEFT looks a key of a pattern up."""
+    return rf"(.*\.)?({key})$"
 
 
 def _is_pattern(text: str) -> bool:
@@ -250,7 +257,7 @@ def _is_pattern(text: str) -> bool:
 def scaling_of(config: dict, path: str, rank: int) -> float:
     """s of one module of a saved adapter: alpha / r, or alpha / sqrt(r) with rsLoRA, patterns looked up as PEFT does."""
     patterns = config.get("alpha_pattern") or {}
-    alpha = next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", path)), config["lora_alpha"])
+    alpha = next((value for key, value in patterns.items() if re.match(_pattern(key), path)), config["lora_alpha"])
     return alpha / (rank ** 0.5 if config.get("use_rslora") else rank)
 
 
@@ -269,7 +276,8 @@ def unusual(config: dict) -> list[str]:
 
 
 def load_adapter(folder: str | Path, device="cpu") -> Lora:
-    """The factors of a saved PEFT LoRA adapter of linear layers, by module path."""
+    """The factors of a saved PEFT LoRA adapter of linear layers, by module path. Copied out of the file's own memory: Windows renames
+    no folder whose file is in use, and what is written over the file would change them."""
     file = Path(folder) / "adapter_model.safetensors"
     if not file.is_file():
         raise InputError(f"expected adapter_model.safetensors in {folder}, found "
@@ -283,12 +291,20 @@ def load_adapter(folder: str | Path, device="cpu") -> Lora:
     factors: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         path, dot, factor = key.removesuffix(".weight").removeprefix(PREFIX).rpartition(".lora_")
-        if not dot or factor not in ("A", "B") or tensor.dim() != 2 or not tensor.is_floating_point():
+        if not dot or factor not in ("A", "B") or tensor.dim() != 2:
             raise InputError(f"expected only lora_A and lora_B matrices of linear layers in {file}, "
                              f"found {key} of shape {tuple(tensor.shape)} and {tensor.dtype}: this kit cannot merge or wear it")
+        if tensor.dtype not in DTYPES:
+            able = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+            raise InputError(f"expected {able} in {file}, found {tensor.dtype} in {key}: save it in one of these")
+        if factor in factors.get(path, {}):
+            raise InputError(f"expected each factor once in {file}, found lora_{factor} of {path} twice, the second time as {key}: "
+                             "leave one of them")
+        if not tensor.isfinite().all():
+            raise InputError(f"expected finite numbers in {file}, found NaN or infinity in {key}: train it again, more slowly")
         factors.setdefault(path, {})[factor] = tensor
     for path, pair in factors.items():
         if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1] or not all(map(torch.numel, pair.values())):
             shapes = {name: tuple(tensor.shape) for name, tensor in pair.items()}
             raise InputError(f"expected factors A (r, d_in) and B (d_out, r) for {path} in {file}, found {shapes}")
-    return {path: Pair(pair["A"], pair["B"]) for path, pair in sorted(factors.items())}
+    return {path: Pair(pair["A"].clone(), pair["B"].clone()) for path, pair in sorted(factors.items())}

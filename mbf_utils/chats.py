@@ -14,12 +14,16 @@ looks for in the messages (a mark around thoughts, say) stays what it is.
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
+from reprlib import repr as brief
 
 import torch
 from jinja2 import TemplateError
 
 from .errors import InputError
+from .rows import refusal, text_of
 from .text import IGNORE, marked_ids, special_names
 
 
@@ -33,10 +37,7 @@ def chat_rows(tokenizer, conversations, max_length: int = 1024) -> list[dict[str
         raise InputError(f"expected a tokenizer with a chat template, found none in {tokenizer.name_or_path!r}: take a chat model")
     found = []
     for k, given in enumerate(conversations):
-        messages = given["messages"] if isinstance(given, dict) and "messages" in given else given
-        if not isinstance(messages, (list, tuple)) or not any(message["role"] == "assistant" for message in messages):
-            raise InputError(f"expected messages with a turn of the assistant in conversation {k}, found {str(given)[:80]}")
-        messages, marks = _quoting(tokenizer, list(messages), k)
+        messages, marks = _quoting(tokenizer, list(_messages(given, f"conversation {k}")), k)
         rows = [_fitting(tokenizer, pieces, marks, max_length) for pieces in _pieces(tokenizer, messages, k)]
         if not any(rows):
             raise InputError(f"expected a first turn of at most {max_length} tokens in conversation {k}, found a longer one: raise "
@@ -46,15 +47,43 @@ def chat_rows(tokenizer, conversations, max_length: int = 1024) -> list[dict[str
 
 
 def read_chats(file: str | Path) -> list[dict] | None:
-    """The conversations of a JSON Lines file with `messages`; None where it is something else."""
-    try:
-        with open(file, encoding="utf-8") as lines:
-            first = lines.readline()
-            if not isinstance(row := json.loads(first), dict) or "messages" not in row:
-                return None
-            return [row, *(json.loads(line) for line in lines if line.strip())]
-    except (OSError, UnicodeDecodeError, ValueError):
+    """The conversations of a JSON Lines file with `messages`; None where it is something else, or no file. Raises InputError for a
+    line that is no conversation, and for a file that cannot be read."""
+    if not os.path.isfile(file := Path(file)):
         return None
+    fail, found = refusal(file, "rows"), []
+    for number, line in enumerate(text_of(file, fail).split("\n"), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                if not found:
+                    return None
+                fail(f"something else ({error}) on line {number}", "write one whole object a line")
+            if not isinstance(row, dict) or "messages" not in row:
+                if not found:
+                    return None
+                fail(f"{brief(row)} on line {number}", "write an object with messages, as on the lines before")
+            _messages(row, f"line {number} of {file}")
+            found.append(row)
+    return found or None
+
+
+def _messages(given, where: str) -> list[dict]:
+    """The messages of a conversation: one of the assistant among them, each with a role and a text, which a call of tools may lack."""
+    messages = given["messages"] if isinstance(given, dict) and "messages" in given else given
+    if not isinstance(messages, (list, tuple)) or not all(
+            isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
+        raise InputError(f"expected messages, each an object with role and content, in {where}, found {brief(given)}")
+    for message in messages:
+        text = message.get("content")
+        if not isinstance(text, str) and (text is not None or not message.get("tool_calls")):
+            raise InputError(f"expected a text as content of each message in {where}, found {brief(message)}: write it as one text")
+        if half := re.search("[\ud800-\udfff]", text or ""):
+            raise InputError(f"expected whole characters in {where}, found {half[0]!r}: replace this half of a surrogate pair")
+    if not any(message["role"] == "assistant" for message in messages):
+        raise InputError(f"expected messages with a turn of the assistant in {where}, found {brief(given)}")
+    return list(messages)
 
 
 def in_batches(rows: list[dict], size: int, pad: int = 0) -> list[dict[str, torch.Tensor]]:
@@ -83,8 +112,10 @@ def _pieces(tokenizer, messages: list[dict], k: int) -> list[list[tuple[str, str
 
 def _written(tokenizer, messages: list[dict], k: int, prompt: bool = False) -> str:
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-    except TemplateError as error:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        text.encode()                               # half a surrogate pair, in a call of tools say, is no text
+        return text
+    except (TemplateError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise InputError(f"expected messages that the chat template takes in conversation {k}, found: {error}") from None
 
 

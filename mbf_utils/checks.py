@@ -39,8 +39,10 @@ def held_out(model, rows, batch_size: int = 8) -> float:
 def compared(versions: list[str], wear: Callable[[int], object], probes: dict, max_drop: float, scorer: Callable) -> pd.DataFrame:
     """One row a probe: each version's score, and the drop. wear(k) gives the model that wears version k; the last is the newest.
 
-    Raises Worse, with this table, where a drop is above max_drop.
+    Raises Worse, with this table, where a drop is above max_drop, and InputError where that is no finite number of 0 or more.
     """
+    if not 0 <= max_drop < math.inf:                # nothing drops by more than nan
+        raise InputError(f"expected max_drop to be a finite number, 0 or more, found {max_drop!r}")
     scores = {}
     for k, version in enumerate(versions):
         model = wear(k)

@@ -287,11 +287,8 @@ def _texts(source: str) -> list[str]:
     if not Path(source).is_file():
         from .sources import load_stream
         return [row.prompt[slice(*row.body)] if row.body else row.prompt for task in load_stream(source) for row in task.train]
-    try:
-        lines = Path(source).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected UTF-8 text in {source}, found: {error}") from None
-    return [line for line in lines if line.strip()]
+    from .rows import refusal, text_of
+    return [line for line in text_of(Path(source), refusal(Path(source), "text")).splitlines() if line.strip()]
 
 
 def bench(arguments) -> None:

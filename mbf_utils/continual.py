@@ -23,6 +23,7 @@ Several processes (DDP): the same batches in task() on each, save on one; not wi
 """
 from __future__ import annotations
 
+import math
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -271,7 +272,11 @@ class Continual:
         if (now := settings_of(method)) != settings:
             raise InputError(f"expected the method that {path} was learned by ({name}, {settings}), found "
                              f"{type(method).__name__}, {now}: give that one as method=")
-        versions = read()
+        versions, saved, told = read(), load_config(path), Settings(**config["lora"])
+        for module, pair in versions[-1].result.items():
+            if not math.isclose(found := scaling_of(saved, module, pair.A.shape[0]), told.alpha / told.rank):
+                raise InputError(f"expected the scaling {told.alpha:g} / {told.rank} of continual.json (alpha / rank) at {module} "
+                                 f"in {path}, found {found:g}: the adapter is another's, bring both back from a copy")
         continual = cls(model, method, **config["lora"], **{key: config[key] for key in ("seed", "keep", "batch_size")})
         continual._named, continual._versions = name, versions
         continual._wear_last()

@@ -6,7 +6,6 @@ million parameters that know the offline world. They take the same path as a Lla
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from transformers.utils import logging
 
 from mbf_utils.errors import InputError
 from mbf_utils.guards import enough_memory, is_want_of_memory
+from mbf_utils.rows import json_of
 from mbf_utils.sharding import wanted
 
 BASES = Path(__file__).parent / "bases"
@@ -140,4 +140,4 @@ def suggested(model) -> dict:
     """
     name = model.config._name_or_path
     file = (BASES / name if name in BUILT_IN else Path(name)) / "lora.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return json_of(file) if file.is_file() else {}

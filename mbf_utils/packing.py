@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from .errors import InputError
 from .lora import Pair
+from .rows import json_of
 
 
 def pack(value: Any) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -70,10 +71,13 @@ def save_value(value: Any, stem: Path) -> None:
 
 def load_value(stem: Path, device="cpu") -> Any:
     """The value that `save_value` wrote. Copied out of the file's own memory: a matrix product may differ by alignment."""
+    file = stem.with_suffix(".safetensors")
     try:
-        tensors = load_file(stem.with_suffix(".safetensors"), device=str(device))
-        return unpack(json.loads(stem.with_suffix(".json").read_text()), {name: tensor.clone() for name, tensor in tensors.items()})
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
+        tree = json_of(stem.with_suffix(".json"))
+        if not file.is_file():                      # a pipe would be waited for
+            raise FileNotFoundError(f"no file {file.name}")
+        return unpack(tree, {name: tensor.clone() for name, tensor in load_file(file, device=str(device)).items()})
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"expected whole files {stem}.safetensors and .json, as the kit wrote them, found missing or damaged ones "
                          f"({brief(error)}): learn into another folder, or bring them back from a copy") from None
 

@@ -6,6 +6,7 @@ nothing is drawn on pyplot's figures, so nothing appears twice. Spread is the sa
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 from base64 import b64encode
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import seaborn
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image                                   # which matplotlib brings
 
 from .errors import InputError
@@ -25,13 +28,21 @@ from .titles import RECONSTRUCTED, REFERENCE, RIVAL, group_of, title_of
 
 DPI = 110
 STILL = 72                                              # dots per inch of what stays of an explorer
+POWER = re.compile(r"\$\\mathdefault\{(\\times|[\d^{}.+−-])*\}\$")    # how matplotlib writes the ticks of a logarithmic axis
 WIDTH = 11                                              # inches, the widest figure
 PANELS = 15                                             # task panels of one figure; of longer streams every nth task is shown
 ANNOTATED = 20                                          # tasks up to which a heat map's cells carry numbers
 
 
 class Picture(Figure):
-    """A matplotlib Figure that a notebook shows when a cell returns it, with `alt` for those who do not see it."""
+    """A matplotlib Figure that a notebook shows when a cell returns it, with `alt` for those who do not see it. A dollar in a text
+    is a dollar: names of tasks and methods are no formulas."""
+
+    def draw(self, renderer) -> None:
+        for text in self.findobj(Text):
+            if "$" in text.get_text() and not POWER.fullmatch(text.get_text()):
+                text.set_parse_math(False)
+        super().draw(renderer)
 
     @property
     def alt(self) -> str:
@@ -117,11 +128,12 @@ def matrix_heatmap(matrix: pd.DataFrame, title: str | None = None, reading: str 
     frame = pd.DataFrame(R, index=labels, columns=labels)
     figure = canvas(min(WIDTH, 7.5 + 0.3 * count), min(9.5, 3.6 + 0.45 * count), title or what_is_left(R, tasks),
                      f"Right answers in %, scored by {reading}.")
-    axis = figure.subplots()
     every = 1 if count <= ANNOTATED else -(-count // ANNOTATED)
-    seaborn.heatmap(frame, ax=axis, mask=frame.isna(), vmin=0, vmax=100, cmap="cividis", annot=count <= ANNOTATED,
-                    fmt=".0f", annot_kws={"fontsize": 12}, linewidths=0.5 if count <= ANNOTATED else 0,
-                    xticklabels=every, yticklabels=every)
+    with rc_context({"text.parse_math": False}):    # it measures the labels before anything is drawn
+        axis = figure.subplots()
+        seaborn.heatmap(frame, ax=axis, mask=frame.isna(), vmin=0, vmax=100, cmap="cividis", annot=count <= ANNOTATED,
+                        fmt=".0f", annot_kws={"fontsize": 12}, linewidths=0.5 if count <= ANNOTATED else 0,
+                        xticklabels=every, yticklabels=every)
     axis.tick_params(labelsize=12)
     axis.tick_params(axis="y", rotation=0)
     axis.set_xticks(axis.get_xticks(), axis.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")

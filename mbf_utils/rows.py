@@ -95,6 +95,16 @@ def parsed(text: str, fail, where: str = ""):
         fail("lists in lists without end", "give rows of texts")
 
 
+def json_of(file: Path):
+    """The value in a JSON file that the kit, PEFT or a base's author wrote."""
+    fail = refusal(file, "JSON")
+    text = text_of(file, fail)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        fail(f"something else ({error})", "bring it back from a copy")
+
+
 def is_table(name) -> bool:
     """Whether a text or a Path names a file of rows, or any file that is there."""
     path = os.path.expanduser(name)

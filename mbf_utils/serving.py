@@ -9,6 +9,7 @@ changed.
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from torch import nn
 
 from .adapters import load_adapter, load_config, scaling_of, unusual
 from .errors import InputError
-from .models import DTYPES, load_model, no_bars
+from .models import BUILT_IN, DTYPES, load_model, no_bars
 from .store import commit
 from .text import token_ids
 
@@ -42,7 +43,8 @@ def merge_into_base(adapter, out, model="tiny", device: str = "auto", dtype: str
     """Writes base and adapter as one model to the new folder `out`, in `dtype`, and measures the largest difference.
 
     adapter: the folder of a plain PEFT LoRA adapter. model: its base, a name or a folder, loaded in float32. texts: what both read
-    (their first 64 tokens each); None: 8 rows of 64 random tokens, seeded. Raises InputError for what it would get wrong.
+    (their first 64 tokens each); None: 8 rows of 64 random tokens, seeded. Raises InputError for what it would get wrong;
+    warns where the adapter names another base, or none.
     """
     out = Path(out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -53,6 +55,7 @@ def merge_into_base(adapter, out, model="tiny", device: str = "auto", dtype: str
     if odd := unusual(config):
         raise InputError(f"expected plain LoRA in {adapter}, found {', '.join(odd)}: merging B and A would get it wrong")
     base, tokenizer = load_model(model, device, "float32")
+    _check_base(config.get("base_model_name_or_path") or "", base.name_or_path, adapter)
     rows = _rows(tokenizer, texts, base.config.vocab_size, base.device)
     for path, (A, B) in lora.items():
         module = _module(base, path, adapter)
@@ -84,6 +87,16 @@ def merge_into_base(adapter, out, model="tiny", device: str = "auto", dtype: str
     differences = [(one - other).abs().max() for one, other in zip(before, after)]
     changed = sum(int((one.argmax(-1) != other.argmax(-1)).sum()) for one, other in zip(before, after))
     return Merged(out, float(max(differences)), float(torch.cat(before).std()), changed, sum(len(one) for one in before))
+
+
+def _check_base(theirs: str, mine: str, adapter) -> None:
+    """Refuses a built-in base for an adapter that names another; a folder may hold the base that the adapter names."""
+    if theirs and theirs != mine and mine in BUILT_IN:
+        raise InputError(f"expected the base {theirs!r}, which the adapter {adapter} names, found {mine!r}: "
+                         "give it as model (--model)")
+    if theirs != mine:
+        warnings.warn(f"the adapter {adapter} names the base {theirs!r}, the model is {mine!r}: whether they fit was not checked",
+                      stacklevel=4)                 # no_grad lies between
 
 
 def _module(base: nn.Module, path: str, adapter) -> nn.Module:

@@ -1,16 +1,18 @@
 """How every task of a run is trained and scored."""
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass, fields
 
 from .errors import InputError
 from .scores import score_of
 
+MOST = sys.float_info.max                           # a whole number may be larger, and is no float then
 LATER = ("scores", "checkpointing", "score_every")                 # came later: a run's config has them only where they differ
 MOST_EPOCHS = 100_000
 KINDS = {"int": (lambda value: type(value) is int, "a whole number"), "bool": (lambda value: type(value) is bool, "True or False"),
-         "float": (lambda value: isinstance(value, (int, float)) and type(value) is not bool and math.isfinite(value), "a finite number"),
+         "float": (lambda value: isinstance(value, (int, float)) and type(value) is not bool and abs(value) <= MOST,
+                   "a finite number"),
          "str": (lambda value: isinstance(value, str), "a text")}
 
 

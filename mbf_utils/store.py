@@ -15,6 +15,7 @@ train together, all read and only the main one writes.
 """
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ from safetensors import SafetensorError
 
 from .errors import InputError
 from .packing import brief, load_value, pack, save_value, unpack  # noqa: F401 (whoever opens a store finds them here)
+from .rows import json_of, refusal, text_of
 
 # what moves up when a task is committed
 RAISED = ("memory.safetensors", "memory.json", "matrix.csv", "matrix-options.csv", "matrix-score.csv")
@@ -47,18 +49,16 @@ def write_table(frame: pd.DataFrame, file: Path) -> None:
 
 
 def read_table(file: Path) -> pd.DataFrame:
+    text = text_of(file, refusal(file, "a table of scores"))
     try:
-        return pd.read_csv(file, index_col=0, dtype={0: str}).astype(float)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        return pd.read_csv(io.StringIO(text), index_col=0, dtype={0: str}).astype(float)
+    except (ValueError, LookupError, TypeError) as error:
         raise InputError(f"expected a table of scores in {file}, found something else ({brief(error)})") from None
 
 
 def read_json(file: Path, kind: type = dict) -> Any:
     """The object (or list) in a JSON file of a run."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"expected JSON in {file}, found something else ({brief(error)})") from None
+    value = json_of(file)
     if not isinstance(value, kind):
         raise InputError(f"expected an object in {file}, found {type(value).__name__}: it is no file of this kit")
     return value

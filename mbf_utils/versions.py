@@ -17,6 +17,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any, Callable, NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ from .adapters import Adapted, load_adapter
 from .errors import InputError
 from .lora import Lora
 from .method import Method
+from .rows import json_of
 from .store import commit, load_value, pack, safe, save_value, sync, unpack
 
 OURS = ("adapter_model.safetensors", "adapter_config.json", "memory.safetensors", "memory.json", "continual.json", "versions")
@@ -73,11 +75,10 @@ def read_versions(path: str | Path) -> tuple[dict, Callable[[], list[Version]]]:
     """What continual.json says, and a function that reads the versions, the latest last."""
     path = Path(path).absolute()
     _recovered(path)
-    try:
-        config = json.loads((path / "continual.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"expected a folder that Continual.save wrote at {path}, found no continual.json to read there "
-                         f"({error}): for another PEFT adapter use Continual.from_adapter") from None
+    if not os.path.isfile(file := path / "continual.json"):
+        raise InputError(f"expected a folder that Continual.save wrote at {path}, found no continual.json to read there: for "
+                         "another PEFT adapter use Continual.from_adapter")
+    config = _checked(json_of(file), file)
     *earlier, last = config["versions"]
     return config, lambda: [*(_read(path / "versions" / _folder(names), names) for names in earlier), _read(path, last)]
 
@@ -104,6 +105,23 @@ def settings_of(method: Method) -> dict[str, Any]:
                                   for key, value in fields.items()}))
 
 
+def _checked(config: Any, file: Path) -> dict:
+    """What continual.json holds, if all that a load reads is there and of its kind; Settings and the method check their own."""
+    found = config if isinstance(config, dict) else {}
+    base, lora, method, versions = (found.get(key) for key in ("base", "lora", "method", "versions"))
+    hashed = ("name", "dtype", "sha256" if "sha256" in (base or ()) else "fingerprint") if isinstance(base, dict) else ()
+    told = {"base": bool(hashed) and all(isinstance(base.get(key), str) for key in hashed),
+            "lora": isinstance(lora, dict) and set(lora) == {"targets", "rank", "alpha", "dropout"},
+            "method": isinstance(method, dict) and isinstance(method.get("name"), str) and isinstance(method.get("settings"), dict),
+            **{key: type(found.get(key)) is int for key in ("seed", "keep", "batch_size")},
+            "versions": isinstance(versions, list) and bool(versions) and all(
+                isinstance(names, list) and names and all(isinstance(name, str) for name in names) for names in versions)}
+    if odd := [key for key, fits in told.items() if not fits]:
+        raise InputError(f"expected {odd[0]} in {file} as Continual.save writes it, found {brief(found.get(odd[0]))}: bring it "
+                         "back from a copy")
+    return config
+
+
 def _folder(names: list[str]) -> str:
     return f"{len(names):03d}-{safe(names[-1])}"
 
@@ -112,7 +130,7 @@ def _read(folder: Path, names: list[str]) -> Version:
     lora = load_adapter(folder)                     # says what is wrong with a damaged one
     try:
         return Version(names, lora, pack(load_value(folder / "memory")))
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise InputError(f"expected what the method remembers in {folder}, found a damaged or missing file ({error})") from None
 
 

@@ -1,4 +1,5 @@
 """LoRA on a model: wearing, freezing, mixing and taking off, on a random tiny Llama; saved adapters in stock PEFT."""
+import json
 import os
 import subprocess
 import sys
@@ -311,6 +312,47 @@ def test_a_missing_or_damaged_file_is_named_in_one_line(tmp_path):
         with pytest.raises(InputError, match="expected a whole safetensors file.*found a damaged one") as error:
             load_adapter(tmp_path)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("other", [f"{PREFIX}x.lora_A", "x.lora_A.weight"])
+def test_a_factor_under_two_names_is_refused(tmp_path, other):
+    save_file({f"{PREFIX}x.lora_A.weight": A, other: A + 1, f"{PREFIX}x.lora_B.weight": B}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=r"^expected each factor once in .*, found lora_A of x twice, .*: leave one of them$"):
+        load_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_types_without_arithmetic_are_refused(tmp_path, dtype):
+    save_file({f"{PREFIX}x.lora_A.weight": A.to(dtype), f"{PREFIX}x.lora_B.weight": B}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=r"^expected float16, bfloat16, float32, float64 in .*, found torch\.float8_.* in .*x\.lora_A\.weight: save"):
+        load_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("key, value", [("lora_alpha", 10 ** 400), ("alpha_pattern", {"(?i)q_proj": 4}), ("lora_dropout", float("nan")),
+                                        ("alpha_pattern", {"q_proj": -10 ** 400})], ids=["large", "flag", "nan", "small"])
+def test_a_config_with_values_that_are_not_peft_s_is_refused_by_their_name(tmp_path, key, value):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 2, "target_modules": "x", key: value}))
+    with pytest.raises(InputError, match=f"^expected {key} in .* as PEFT writes it, found ") as error:
+        load_config(tmp_path)
+    assert len(str(error.value)) < 500
+
+
+def test_what_was_read_does_not_hang_on_its_file(tmp_path):
+    save_adapter({"x": Pair(A, B)}, tmp_path, 1.0, ["x"])
+    found, file = load_adapter(tmp_path), tmp_path / "adapter_model.safetensors"
+    with open(file, "r+b") as raw:                  # in place, where a mapping would see it
+        raw.seek(-8, os.SEEK_END)
+        raw.write(b"\x7f" * 8)
+    assert equal(found, {"x": Pair(A, B)}) and not equal(load_adapter(tmp_path), found)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_are_not_finite_are_refused_by_file_and_tensor(tmp_path, value):
+    spoilt = B.clone()
+    spoilt[0, 0] = value
+    save_file({f"{PREFIX}x.lora_A.weight": A, f"{PREFIX}x.lora_B.weight": spoilt}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=r"^expected finite numbers in .*model\.safetensors, found NaN or infinity in .*x\.lora_B\.weight: "):
+        load_adapter(tmp_path)
 
 
 @pytest.mark.parametrize("text, words", [('{"peft_type": "IA3"}', "found peft_type 'IA3'"), ("{}", "found peft_type None"),

@@ -98,7 +98,12 @@ def test_too_long_a_conversation_loses_its_last_turns_whole():
 
 @pytest.mark.parametrize("template, given, sentence", [
     (None, CHAT, "a tokenizer with a chat template"), (PLAIN, CHAT[:1], "a turn of the assistant in conversation 0"),
-    (PLAIN, {"prompt": "x"}, "found {'prompt': 'x'}"),
+    (PLAIN, {"prompt": "x"}, "found {'prompt': 'x'}"), (PLAIN, ["hi"], "each an object with role and content, in conversation 0"),
+    (PLAIN, [*CHAT, {"content": "red"}], "each an object with role"), (PLAIN, [*CHAT, {"role": 3, "content": "red"}], "each an object with role"),
+    (PLAIN, [*CHAT, {"role": "user"}], "a text as content of each message in conversation 0"),
+    (PLAIN, [*CHAT, {"role": "user", "content": 3}], "a text as content"), (PLAIN, [*CHAT, {"role": "user", "content": ["red"]}], "a text as content"),
+    (PLAIN, [*CHAT, {"role": "user", "content": "\ud800"}], "whole characters in conversation 0"),
+    ("{{ messages[0].content + 3 }}", CHAT, "that the chat template takes in conversation 0"),
     ("{{ raise_exception('roles must alternate') }}", CHAT, "found: roles must alternate"),
     (PLAIN + "{% if add_generation_prompt %}three {% endif %}", CHAT, "begins the assistant's turn with its generation prompt")])
 def test_what_cannot_be_read_is_a_sentence(template, given, sentence):
@@ -118,3 +123,23 @@ def test_batches_are_padded_on_the_right_and_files_are_told_by_their_first_line(
     assert [row["messages"] for row in read_chats(file)] == [CHAT, CHAT[:2]]
     (tmp_path / "other.jsonl").write_text('{"prompt": "x", "answer": "y"}\n')
     assert read_chats(tmp_path / "other.jsonl") is None and read_chats("world-5") is None
+
+
+@pytest.mark.parametrize("line, sentence", [
+    ('{"messages": ["hi"]}', "each an object with role and content, in line 3 of"), ("[]", r"found \[\] on line 3; write an object with messages"),
+    ('{"prompt": "x"}', "on line 3; write an object with messages"), ("{", "found something else .* on line 3; write one whole object a line"),
+    ("[" * 100_000, "found something else .* on line 3"), ('{"messages": [{"role": "user", "content": "red"}]}', "turn of the assistant in line 3 of"),
+    ('{"messages": [{"role": "assistant", "content": "\\ud800"}]}', "whole characters in line 3 of"),
+    ('{"messages": [{"role": "assistant", "content": 3}]}', "a text as content of each message in line 3 of")])
+def test_a_line_that_is_no_conversation_is_named(tmp_path, line, sentence):
+    file = tmp_path / "chats.jsonl"
+    file.write_text(json.dumps({"messages": CHAT}) + f"\n\n{line}\n")
+    with pytest.raises(InputError, match=sentence) as error:
+        read_chats(file)
+    assert str(file) in str(error.value)
+
+
+def test_a_call_of_tools_needs_no_text():
+    tokenizer = tokenizer_of(PLAIN.replace("{{ m['content'] }} </s>", "{{ m['content'] or m['tool_calls'][0] }} </s>"))
+    call = {"role": "assistant", "content": None, "tool_calls": ["bad"]}
+    assert shown(tokenizer, chat_rows(tokenizer, [[CHAT[0], call]])) == ["one red two [bad] [</s>]"]

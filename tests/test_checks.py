@@ -93,7 +93,7 @@ SCRIPT = """
 import torch
 from mbf_utils import Continual, load_model
 continual = Continual.load({folder!r}, load_model("tiny", "cpu")[0])
-continual.check({{"held out": [{{"input_ids": [1, 5, 6], "labels": [-100, 5, 6]}}]}}, max_drop=-1000.0)
+continual.check({{"held out": [{{"input_ids": [1, 5, 6], "labels": [-100, 5, 6]}}]}}, max_drop=0.0)
 print("published")
 """
 
@@ -103,7 +103,7 @@ def test_a_script_ends_before_it_publishes_and_the_command_exits_with_1(tmp_path
     continual = Continual(model)
     batch = padded([([1, 7], [8, 9])])
     with continual.task("first"):
-        optimizer = torch.optim.SGD(continual.parameters(), lr=0.1)
+        optimizer = torch.optim.SGD(continual.parameters(), lr=100)             # it leaps, and is worse for it
         continual.model(**batch).loss.backward()
         optimizer.step()
     folder = str(continual.save(tmp_path / "adapter"))
@@ -116,7 +116,10 @@ def test_a_script_ends_before_it_publishes_and_the_command_exits_with_1(tmp_path
     assert cli.main([*command, "1000"]) == 0
     told = capsys.readouterr()
     assert "0 base" in told.out and "1 first" in told.out and not told.err
-    assert cli.main([*command, "-1000"]) == 1 and "mbf: expected no probe to drop by more than -1000" in capsys.readouterr().err
+    assert cli.main([*command, "0"]) == 1 and "mbf: expected no probe to drop by more than 0 with 1 first" in capsys.readouterr().err
+    for odd in ("nan", "inf", "-0.1"):
+        assert cli.main([*command[:-1], f"--max-drop={odd}"]) == 2
+        assert f"expected max_drop to be a finite number, 0 or more, found {odd}" in capsys.readouterr().err
     assert cli.main(["check", str(tmp_path), "world-5", "--max-drop", "1"]) == 2 and "no continual.json" in capsys.readouterr().err
 
 

@@ -429,6 +429,15 @@ def test_a_kill_while_saving_leaves_the_old_folder_or_the_new_one(two_tasks):
     assert seen == {1, 2} and n > 10
 
 
+@pytest.mark.parametrize("change", [{"rank": 4}, {"alpha": 8.0}])
+def test_a_folder_whose_rank_or_alpha_is_not_its_adapter_s_is_refused(two_tasks, change):
+    folder = two_tasks[0]
+    config = json.loads((folder / "continual.json").read_text())
+    (folder / "continual.json").write_text(json.dumps(config | {"lora": config["lora"] | change}))
+    with pytest.raises(InputError, match=r"^expected the scaling . / . of continual\.json .*: the adapter is another's"):
+        Continual.load(folder, toy_model()[0])
+
+
 @pytest.mark.parametrize("name", ["slao", "olora", "inflora"])
 def test_an_adapter_of_somebody_elses_can_be_task_1(name, ours):
     """Ours after task 1, as if trained elsewhere: tasks 2 and 3 are learned as in the run that trained it."""

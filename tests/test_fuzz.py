@@ -16,23 +16,31 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from toy import FAST, toy_stream
+from test_chats import PLAIN
+from tiny import word_tokenizer
+from toy import FAST, toy_model, toy_stream
 
 from mbf_utils import cli, commands, models, runs
 from mbf_utils.adapters import PREFIX, load_adapter, load_config, save_adapter
+from mbf_utils.chats import chat_rows, in_batches
+from mbf_utils.checks import read_probes, rows_of
+from mbf_utils.continual import Continual
 from mbf_utils.errors import InputError
 from mbf_utils.folders import read_folder
 from mbf_utils.lora import Pair
 from mbf_utils.merging import merge_adapters
 from mbf_utils.methods import METHODS
+from mbf_utils.packing import load_value, save_value
 from mbf_utils.results import Run
 from mbf_utils.rows import MOST
 from mbf_utils.runs import run_stream
 from mbf_utils.settings import Settings
 from mbf_utils.sources import load_stream
+from mbf_utils.store import read_json, read_table
 from mbf_utils.streams import Stream
 from mbf_utils.tables import read_tables
 from mbf_utils.text import encode
+from mbf_utils.versions import read_versions
 
 EXAMPLES = int(os.environ.get("MBF_EXAMPLES", "60"))
 usual = settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES == 60, database=None,
@@ -134,6 +142,27 @@ def test_tables(suffix, data):
         check_stream(ends_well(lambda: load_stream(file)))
 
 
+messages = st.fixed_dictionaries({}, optional={"role": st.sampled_from(["user", "assistant", "system", "x", 3]), "content": texts | values,
+                                                "tool_calls": values, "name": texts})
+conversations = st.fixed_dictionaries({"messages": st.lists(messages | values, max_size=3) | values}, optional={"id": values}) | values
+WHOLE = {"messages": [{"role": "user", "content": "red"}, {"role": "assistant", "content": "good"}]}
+
+
+@usual
+@given(data=st.data())
+def test_conversations(data):
+    lines = data.draw(st.lists(st.just(WHOLE) | conversations, max_size=4))
+    content = b"\n".join(map(json_bytes, [WHOLE, *lines]))
+    tokenizer = word_tokenizer()
+    tokenizer.chat_template = data.draw(st.sampled_from([PLAIN, "{% for m in messages %}{{ m.content + (m.tool_calls[0] or '') }}{% endfor %}"]))
+    with tempfile.TemporaryDirectory() as root:
+        file = Path(root) / "chats.jsonl"
+        file.write_bytes(data.draw(st.just(content) | damaged(content)))
+        ends_well(lambda: read_probes([str(file)], tokenizer, 16))
+        for row in ends_well(lambda: chat_rows(tokenizer, [WHOLE, *lines], 16)) or []:
+            assert len(row["input_ids"]) == len(row["labels"]) <= 16 and any(label >= 0 for label in row["labels"])
+
+
 @usual
 @given(st.lists(rows, max_size=6), st.sampled_from([None, "given", "a", "b,a", ["a"], [], ["a", "a"], 3, "superni:O1"]), st.sampled_from([None, 1, 0, -1, 2.5, True]))
 def test_frames(found, order, limit):
@@ -150,7 +179,7 @@ def test_names_of_streams_with_their_order_seed_and_limit(name, order, seed, lim
 
 
 @usual
-@given(st.dictionaries(st.sampled_from(list(Settings.__dataclass_fields__)), values | st.sampled_from([float("inf"), float("nan"), 10 ** 30, "8", True]), max_size=3))
+@given(st.dictionaries(st.sampled_from(list(Settings.__dataclass_fields__)), values | st.sampled_from([float("inf"), float("nan"), 10 ** 30, 10 ** 400, "8", True]), max_size=3))
 def test_settings(chosen):
     found = ends_well(lambda: Settings(**chosen))
     assert found is None or json.loads(json.dumps(found.__dict__, allow_nan=False))
@@ -194,7 +223,8 @@ def test_adapters_in_damaged_or_lying_safetensors(data):
 
 shapes = st.tuples(st.integers(0, 4), st.integers(0, 4))
 tensors = st.builds(lambda shape, dtype: torch.ones(shape, dtype=dtype), shapes | st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 2)) | st.tuples(st.integers(0, 3)),
-                    st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool, torch.complex64]))
+                    st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool, torch.complex64,
+                                     torch.float8_e4m3fn]))
 
 
 @usual
@@ -211,7 +241,7 @@ def test_adapters_whose_shapes_ranks_and_types_do_not_fit(found, both):
 @usual
 @given(st.dictionaries(st.sampled_from(["r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "bias", "peft_type", "lora_dropout",
                                         "base_model_name_or_path", "layers_to_transform", "exclude_modules", "fan_in_fan_out", "init_lora_weights", "new"]),
-                       values | st.sampled_from([{"(": 4}, {"q_proj": "x"}, {"q_proj": 0}, "../..", 1e400]), max_size=3), st.booleans())
+                       values | st.sampled_from([{"(": 4}, {"q_proj": "x"}, {"q_proj": 0}, {"(?i)q_proj": 4}, "../..", 1e400, 10 ** 400]), max_size=3), st.booleans())
 def test_adapters_with_odd_configurations(change, both):
     with tempfile.TemporaryDirectory() as root:
         first, second = adapters(Path(root))
@@ -277,6 +307,61 @@ def test_a_damaged_run_is_resumed_or_refused(run, model, data):
         assert not list(folder.rglob(".*.tmp"))
 
 
+# adapters that go on learning
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory) -> Path:
+    model, tokenizer = toy_model()
+    continual = Continual(model, targets=("q_proj", "v_proj"), rank=2, alpha=4.0)
+    batches = in_batches(rows_of(tokenizer, toy_stream()[0].train), 4)
+    for name in ("first", "second"):
+        with continual.task(name, batches):
+            optimizer = torch.optim.SGD(continual.parameters(), lr=0.5)
+            continual.model(**batches[0]).loss.backward()
+            optimizer.step()
+    return continual.save(tmp_path_factory.mktemp("continual") / "adapter")
+
+
+def check_continual(folder: Path) -> Continual | None:
+    """Loaded whole, so that it can be saved again; or refused."""
+    found = ends_well(lambda: Continual.load(folder, toy_model()[0]))
+    if found:
+        assert found.names and Continual.load(found.save(folder.with_name("again")), toy_model()[0]).names == found.names
+    return found
+
+
+@usual
+@given(data=st.data())
+def test_folders_of_an_adapter_that_goes_on_learning(learned, data):
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(shutil.copytree(learned, Path(root) / "adapter"))
+        file = data.draw(st.just(folder / "continual.json") | st.sampled_from(sorted(path for path in folder.rglob("*") if path.is_file())))
+        kind, content = data.draw(st.sampled_from(["bytes", "value", "key", "inner"])), file.read_bytes()
+        if kind in ("key", "inner") and file.suffix == ".json" and isinstance(value := json.loads(content), dict):
+            inner = [part for part in value.values() if isinstance(part, dict) and part] if kind == "inner" else []
+            part = data.draw(st.sampled_from(inner)) if inner else value
+            part[data.draw(st.sampled_from([*sorted(part), "new"]))] = data.draw(values)
+            file.write_bytes(json_bytes(value))
+        else:
+            file.write_bytes(json_bytes(data.draw(values)) if kind == "value" else data.draw(damaged(content)))
+        check_continual(folder)
+
+
+@pytest.mark.parametrize("change", [
+    "{}", "[]", "3", "[" * 100_000, {"versions": None}, {"versions": []}, {"versions": [[]]}, {"versions": 3}, {"versions": "ab"}, {"versions": [[1]]},
+    {"keep": "x"}, {"keep": 0}, {"keep": True}, {"seed": None}, {"batch_size": 1.5}, {"base": {}}, {"base": {"name": 1}}, {"lora": []},
+    {"lora": {"targets": ["q_proj"], "rank": 2, "alpha": 4.0, "dropout": 0.1, "new": 1}},
+    {"lora": {"targets": "(", "rank": 2, "alpha": 4.0, "dropout": 0.1}},
+    {"lora": {"targets": ["q_proj"], "rank": "2", "alpha": 4.0, "dropout": 0.1}}, {"method": {"name": "slao"}}, {"method": {"name": ["slao"], "settings": {}}},
+    {"method": {"name": "slao", "settings": {"begin": 3}}}], ids=lambda change: str(change)[:40])
+def test_a_continual_json_of_another_shape_is_refused_in_one_sentence(learned, tmp_path, change):
+    folder = Path(shutil.copytree(learned, tmp_path / "adapter"))
+    file = folder / "continual.json"
+    assert check_continual(folder)
+    file.write_text(change if isinstance(change, str) else json.dumps(json.loads(file.read_text()) | change))
+    assert check_continual(folder) is None
+
+
 # command lines
 
 WORDS = ["run", "compare", "merge", "report", "methods", "search", "world-5", "world-5:2", "world-6", "slao", "olora", "all", "nowhere", "", "-1", "0", "1", "2", "nan", "1e999",
@@ -335,6 +420,38 @@ def test_a_file_that_never_ends_is_not_begun(tmp_path, make):
     make(folder / "test.json")
     with pytest.raises(InputError, match=r"test\.json, found a pipe or a device"):
         read_folder(tmp_path)
+
+
+def read_value_of(file: Path):
+    """A value whose other file is whole."""
+    save_value({"x": torch.ones(2)}, file.parent / "whole")
+    for suffix in {".json", ".safetensors"} - {file.suffix}:
+        shutil.copy(file.parent / f"whole{suffix}", file.with_suffix(suffix))
+    return load_value(file.with_suffix(""))
+
+
+READERS = {"adapter_config.json": lambda file: load_config(file.parent), "adapter_model.safetensors": lambda file: load_adapter(file.parent),
+           "continual.json": lambda file: read_versions(file.parent), "memory.json": read_value_of, "memory.safetensors": read_value_of,
+           "log.json": read_json, "matrix.csv": read_table, "rows.jsonl": lambda file: read_probes([str(file)], None),
+           "rows": lambda file: read_probes([str(file)], None), "texts": lambda file: commands._texts(str(file)),
+           "texts.csv": lambda file: commands._texts(str(file))}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)], ids=["pipe", "device"])
+@pytest.mark.parametrize("name", READERS)
+def test_no_reader_begins_what_never_ends(tmp_path, name, make):
+    make(tmp_path / name)
+    with pytest.raises(InputError, match="^expected "):
+        READERS[name](tmp_path / name)
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if not name.endswith("safetensors")])
+def test_no_reader_begins_what_is_larger_than_memory_may_be(tmp_path, name):
+    with open(tmp_path / name, "wb") as file:
+        file.truncate(MOST + 1)
+    with pytest.raises(InputError, match="2.0 GB"):
+        READERS[name](tmp_path / name)
 
 
 def test_a_file_larger_than_memory_may_be_is_not_begun(tmp_path):
@@ -396,3 +513,13 @@ def test_every_method_s_settings_are_checked_where_the_command_reads_them():
 def test_a_refusal_is_one_printable_line_of_bounded_length_whatever_it_quotes(text):
     said = str(InputError(f"expected a text, found {text * 40}"))
     assert said.isprintable() and len(said) <= 2000 and said.startswith("expected a text, found ")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links need a right there")
+def test_a_linked_lock_is_not_followed(tmp_path, model):
+    (tmp_path / "letter").write_text("dear")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "letter")
+    with pytest.raises(InputError, match="expected a folder to write to at .*run, found: "):
+        run_stream(toy_stream()[:2], "slao", model, out=tmp_path / "run", **FAST)
+    assert (tmp_path / "letter").read_text() == "dear"

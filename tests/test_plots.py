@@ -3,6 +3,7 @@ from base64 import b64decode
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from mbf_utils import plots
 from mbf_utils.errors import InputError
@@ -209,6 +210,26 @@ def test_nothing_leaves_the_page_and_a_notebook_shows_it_once():
         assert all(axis.get_tightbbox().y1 <= heads[1].y0 for axis in figure.axes)
     import matplotlib.pyplot
     assert not matplotlib.pyplot.get_fignums()
+
+
+@pytest.mark.parametrize("name", [r"$\frac$", "5 $ or $ 6", "$", r"$\mathdefault{x"])
+def test_a_dollar_in_a_name_is_a_dollar(name):
+    """No formula, good or bad, is made of the names of tasks and methods."""
+    scores = SLAO.set_axis([name, *TASKS[1:]], axis=1)
+    for figure in (plots.forgetting_curves({name: scores, "slao": scores}), plots.matrix_heatmap(scores),
+                   plots.comparison(pd.DataFrame({"method": [name, "slao"], "AA": [50.0, 40.0]}))):
+        assert plots.png(figure) and plots.quick_png(figure)
+        drawn = [text for text in figure.findobj(Text) if name in text.get_text()]
+        assert drawn and not any(text.get_parse_math() for text in drawn)
+
+
+def test_the_powers_on_a_logarithmic_axis_are_set_as_powers():
+    figure = plots.canvas(4, 3, "title", "subtitle")
+    axis = figure.subplots()
+    axis.set(xscale="log", xlim=(1, 1000))
+    plots.png(figure)
+    powers = [text for text in axis.get_xticklabels() if "10^" in text.get_text()]
+    assert powers and all(text.get_parse_math() for text in powers)
 
 
 def test_the_alt_text_of_a_shown_figure_is_its_title_and_subtitle():

@@ -1,5 +1,6 @@
 """An adapter written into its base: the weights to the last bit, and the difference that is told measured again."""
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,16 @@ def test_an_adapter_of_another_base_is_refused_and_nothing_is_written(base, tmp_
     with pytest.raises(InputError, match="expected dtype among"):
         merge_into_base(tmp_path / "other", tmp_path / "out", base, "cpu", "int8")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_built_in_base_refuses_an_adapter_that_names_another_and_a_folder_is_warned_of(base, tmp_path):
+    save_adapter(random_lora(SITES, 2, dtype=torch.float32), tmp_path / "named", 1.0, ["q_proj", "v_proj"], "owner/other")
+    with pytest.raises(InputError, match="^expected the base 'owner/other', which the adapter .*named names, found 'tiny': give it"):
+        merge_into_base(tmp_path / "named", tmp_path / "out", "tiny", "cpu")
+    assert not (tmp_path / "out").exists()
+    with pytest.warns(UserWarning, match="names the base 'owner/other', the model is '.*base': whether they fit was not checked"):
+        merge_into_base(tmp_path / "named", tmp_path / "out", base, "cpu")
+    save_adapter(random_lora(SITES, 2, dtype=torch.float32), tmp_path / "same", 1.0, ["q_proj", "v_proj"], str(base))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "the adapter")
+        merge_into_base(tmp_path / "same", tmp_path / "again", base, "cpu")
