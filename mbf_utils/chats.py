@@ -77,6 +77,8 @@ def _messages(given, where: str) -> list[dict]:
         raise InputError(f"expected messages, each an object with role and content, in {where}, found {brief(given)}")
     for message in messages:
         text = message.get("content")
+        if isinstance(text, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in text):
+            text = "".join(part["text"] for part in text)            # in parts, which the template puts together
         if not isinstance(text, str) and (text is not None or not message.get("tool_calls")):
             raise InputError(f"expected a text as content of each message in {where}, found {brief(message)}: write it as one text")
         if half := re.search("[\ud800-\udfff]", text or ""):
