@@ -48,7 +48,7 @@ def write_table(frame: pd.DataFrame, file: Path) -> None:
 
 def read_table(file: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(file, index_col=0, dtype={0: str}).astype(float)
+        return pd.read_csv(file, index_col=0, dtype={0: str}, keep_default_na=False, na_values=[""]).astype(float)      # a task may be "NA"
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"expected a table of scores in {file}, found something else ({brief(error)})") from None
 
@@ -243,6 +243,12 @@ def task_folders(folder: Path) -> list[Path]:
     """The folders of the finished tasks, in their order (99 before 100)."""
     found = [path for path in (Path(folder) / "tasks").glob("[0-9]*-*") if path.name.partition("-")[0].isdecimal()]
     return sorted(found, key=lambda path: int(path.name.partition("-")[0]))
+
+
+def newest(folder: Path, name: str) -> Path:
+    """Where a file of RAISED is to be read: inside the last finished task as long as it has not moved up, else in the run's folder."""
+    places = [task / name for task in task_folders(folder)[-1:]]
+    return next((file for file in places if file.is_file()), Path(folder) / name)
 
 
 def read_config(folder: str | Path) -> dict:

@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import soak
 import torch
@@ -24,8 +25,10 @@ from mbf_utils.comparison import compare
 from mbf_utils.errors import InputError
 from mbf_utils.guards import enough_memory, undisturbed
 from mbf_utils.methods.slao import SLAO
+from mbf_utils.reports import find_runs, summarise
+from mbf_utils.results import Run
 from mbf_utils.runs import run_stream, walk_stream
-from mbf_utils.store import task_folders
+from mbf_utils.store import RAISED, task_folders
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="forks and signals")
 
@@ -112,6 +115,50 @@ def test_killed_before_or_in_the_middle_of_any_change_it_ends_with_the_same_byte
         act(killed, *given)
         assert soak.scores(killed) == expected and not soak.leftovers(killed), killed.name
         shutil.rmtree(killed)
+
+
+def test_at_the_disk_of_any_moment_what_is_read_is_what_the_finished_tasks_wrote(tmp_path, model):
+    """Also between the last task's rename and the moves up, when every task is finished and the run's own tables lag behind."""
+    folder, copies, seen = tmp_path / "run", [], []
+
+    def copy(n):
+        now = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        if task_folders(folder) and now not in seen:
+            seen.append(now)
+            copies.append(Path(shutil.copytree(folder, tmp_path / f"killed-{n}" / "run")))
+
+    end = before_each_change(copy)
+    try:
+        learn(model, folder)
+    finally:
+        end()
+    whole, (expected, _) = Run(folder), summarise(find_runs([folder]))
+    lagging = 0
+    for killed in copies:
+        run, done = Run(killed), len(task_folders(killed))
+        for name in ("matrix", "options"):
+            pd.testing.assert_frame_equal(getattr(run, name), getattr(whole, name)[:done])
+        assert done < 3 or run.state_bytes == whole.state_bytes
+        if done == 3:
+            lagging += any((task_folders(killed)[-1] / name).exists() for name in RAISED)
+            pd.testing.assert_frame_equal(summarise(find_runs([killed]))[0], expected)
+            assert main(["report", str(killed)]) == 0
+    assert lagging > 3
+
+
+@pytest.mark.parametrize("name", ["matrix.csv", "matrix-options.csv"])
+@pytest.mark.parametrize("how", ["short", "swapped", "columns", 500, -3, "inf", "gone"])
+def test_a_table_that_is_not_what_the_finished_tasks_wrote_is_refused(model, tmp_path, name, how, capsys):
+    learn(model, tmp_path / "run")
+    file = tmp_path / "run" / name
+    head, *rows = file.read_text().splitlines()
+    first, last = rows[0].split(",", 2), rows[1]
+    changed = {"short": [head, *rows[:-1]], "swapped": [head, rows[1], rows[0], *rows[2:]], "gone": [],
+               "columns": ["after,prefixes,single,free", *rows]}.get(how, [head, f"{first[0]},{how},{first[2]}", last, *rows[2:]])
+    file.write_text("\n".join(changed) + "\n") if changed else file.unlink()
+    assert main(["report", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("mbf: expected ") and name in said and said.count("\n") == 1
 
 
 @POSIX
