@@ -129,6 +129,10 @@ class Store:
             raise
 
     def _check(self, config: dict, resume: bool) -> None:
+        held = (path for pattern in (".lock", ".*.tmp", "checkpoint-*", "tasks", "tasks/*", "tasks/*/*") for path in sorted(self.folder.glob(pattern)))
+        if link := next(filter(Path.is_symlink, held), None):        # lazily: nothing behind a link is looked at
+            raise InputError(f"expected a run's own files in {self.folder}, found the link {link}, behind which nothing is written or "
+                             "deleted: put what it leads to in its place, or choose another folder")
         if not (self.folder / "config.json").exists():
             others = sorted({path.name for path in self.folder.iterdir()} - BEGUN) if self.folder.exists() else []
             if others:
