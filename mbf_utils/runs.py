@@ -31,7 +31,7 @@ from .sharding import place, shard
 from .sources import load_stream
 from .store import Store, save_value, table, write_table
 from .streams import Stream
-from .text import in_chat
+from .text import in_chat, token_ids
 from .titles import name_of
 from .training import accelerator_for, on_main, routed, train_task
 
@@ -55,7 +55,7 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
     method = make_method(method)
     stream = load_stream(stream)
     model, tokenizer = model if isinstance(model, tuple) else load_model(model)
-    stream, settings = prepared(stream, tokenizer), settings_for(model, settings)
+    stream, settings = prepared(stream, tokenizer, model), settings_for(model, settings)
     accelerator = accelerator_for(model)
     place(model, accelerator)
     main = partial(on_main, accelerator)
@@ -89,11 +89,22 @@ def _learn(index: int, stream: Stream, method: Method, adapted: Adapted, tokeniz
     conclude(stream, method, task, copied(adapted.live()), adapted, tokenizer, settings, store, log)
 
 
-def prepared(stream: Stream, tokenizer) -> Stream:
-    """The stream as it is learned: in the tokenizer's chat template where it is to be. Two tasks of one name are refused."""
+def prepared(stream: Stream, tokenizer, model) -> Stream:
+    """The stream as it is learned: in the tokenizer's chat template where it is to be. Two tasks of one name are refused, and a text
+    with a token for which the model has no vector."""
     if len(set(stream.names)) < len(stream):
         raise InputError(f"expected tasks of different names, found {stream.names}")
-    return in_chat(stream, tokenizer) if stream.chat else stream
+    stream = in_chat(stream, tokenizer) if stream.chat else stream
+    vectors = len(model.get_input_embeddings().weight)
+    if len(tokenizer) > vectors:                    # harmless where such tokens never occur
+        rows = [row for task in stream for split in (task.train, task.dev, task.test) for row in split]
+        texts = [text for row in rows for text in (row.prompt, *row.answers)]
+        texts += [label for task in stream for label in task.labels] + [*stream.general]
+        special = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) if token is not None]
+        if (largest := max(special + [token for ids in token_ids(tokenizer, texts) for token in ids])) >= vectors:
+            raise InputError(f"expected a base with a vector for every token, found {vectors} vectors and token {largest} "
+                             f"({tokenizer.convert_ids_to_tokens(largest)!r}): take the base's own tokenizer, or model.resize_token_embeddings")
+    return stream
 
 
 def begin(index: int, stream: Stream, adapted: Adapted, tokenizer, seed: int, settings: Settings, total=lambda x: x) -> tuple[Task, dict]:
