@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
 from uuid import uuid4
 
-from .costs import cost_file
+from .costs import cost_file, read_costs
 from .errors import InputError
 from .store import RAISED, Store, newest, task_folders, write_json
 
@@ -131,8 +131,8 @@ def keep(folder: Path, found: Step, stores: dict[Path, Store], opened: ExitStack
                           found.config["settings"]["keep"])
         if found.cost:
             file = cost_file(folder)
-            earlier = [json.loads(file.read_text())] if index > 1 and file.exists() else []
-            write_json(max([*earlier, found.cost], key=lambda cost: cost["peak_gpu_mb"] or cost["peak_memory_mb"] or 0), file)
+            earlier = [read_costs(folder)] if index > 1 else []
+            write_json(max([*earlier, found.cost], key=lambda cost: cost.get("peak_gpu_mb") or cost.get("peak_memory_mb") or 0), file)
         return None
     except InputError as error:
         return str(error)

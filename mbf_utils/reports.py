@@ -13,10 +13,9 @@ from statistics import mean
 import pandas as pd
 
 from . import metrics
-from .costs import cost_file
+from .costs import PEAKS, read_costs
 from .errors import InputError
 from .results import Run
-from .store import read_json
 from .titles import REFERENCE, card_of, group_of, place_of, setting_of, title_of
 
 SETUP = ["stream", "order", "named", "model", "method", "setting"]
@@ -73,15 +72,14 @@ def _row(run: Run, mean: str = "macro") -> dict:
     config, logs = run.config, run.logs
     values = {key: value for key, value in config["method"].items() if key not in ("name", "class")}
     same = {key: value for key, value in config.items() if key not in ("seed", "device", "versions")}
-    beside = cost_file(run.folder)
-    cost = read_json(beside) if beside.is_file() else {}
+    cost = read_costs(run.folder)
     return {"stream": config["stream"]["name"], "order": config["stream"]["order"], "named": config["stream"]["named"],
             "model": Path(config["model"]["name"]).name, "method": run.method, "setting": setting_of(run.method, values),
             "seed": config["seed"], **run.metrics(*[mean] * (mean != "macro")), "run": _hash(same),
             "setup": _hash({key: value for key, value in same.items() if key != "method"}),
             "seconds_train": sum(log["seconds_train"] for log in logs),
             "seconds_evaluate": sum(log["seconds_evaluate"] for log in logs),
-            "peak_memory_mb": cost.get("peak_memory_mb"), "peak_gpu_mb": cost.get("peak_gpu_mb"),
+            **{key: cost.get(key) for key in PEAKS},
             "state_bytes": run.state_bytes}
 
 

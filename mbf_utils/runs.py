@@ -71,20 +71,21 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
         if done:
             method.memory = store.memory(adapted.device)
         for index in range(done + 1, len(stream) + 1):
-            _learn(index, stream, method, adapted, tokenizer, seed, settings, accelerator, store)
+            _learn(index, stream, method, adapted, tokenizer, seed, settings, accelerator, store, resumed=index == done + 1 > 1)
             yield Run(folder, temporary)
     if done == len(stream):
         yield Run(folder, temporary)
 
 
 def _learn(index: int, stream: Stream, method: Method, adapted: Adapted, tokenizer, seed: int, settings: Settings,
-           accelerator: Accelerator, store: Store) -> None:
+           accelerator: Accelerator, store: Store, resumed: bool) -> None:
     """Task `index`: train, finish, wear the result, score, commit."""
     task, log = begin(index, stream, adapted, tokenizer, seed, settings, accelerator.reduce)
     began = time.perf_counter()
     log["losses"] = train_task(adapted, method, task, tokenizer, settings, accelerator,
                                load=lambda: store.load_checkpoint(index, adapted.device),
-                               save=lambda state: store.save_checkpoint(index, len(state["losses"]), state))
+                               save=lambda state: store.save_checkpoint(index, len(state["losses"]), state),
+                               resumed=str(store.folder) if resumed else "")
     log["seconds_train"] = time.perf_counter() - began
     conclude(stream, method, task, copied(adapted.live()), adapted, tokenizer, settings, store, log)
 

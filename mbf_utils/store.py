@@ -129,8 +129,8 @@ class Store:
             raise
 
     def _check(self, config: dict, resume: bool) -> None:
-        held = (path for pattern in (".lock", ".*.tmp", "checkpoint-*", "tasks", "tasks/*", "tasks/*/*") for path in sorted(self.folder.glob(pattern)))
-        if link := next(filter(Path.is_symlink, held), None):        # lazily: nothing behind a link is looked at
+        kept = (path for pattern in (".lock", ".*.tmp", "checkpoint-*", "tasks", "tasks/*", "tasks/*/*") for path in sorted(self.folder.glob(pattern)))
+        if link := next(filter(Path.is_symlink, kept), None):        # lazily: nothing behind a link is looked at
             raise InputError(f"expected a run's own files in {self.folder}, found the link {link}, behind which nothing is written or "
                              "deleted: put what it leads to in its place, or choose another folder")
         if not (self.folder / "config.json").exists():
@@ -140,7 +140,11 @@ class Store:
             return
         if not resume:
             raise InputError(f"expected an empty folder, found a run in {self.folder}: resume it or choose another folder")
-        found, wanted = _identity(read_config(self.folder)), _identity(json.loads(json.dumps(config)))
+        held = read_config(self.folder)
+        if not isinstance(held.get("settings", {}), dict):
+            raise InputError(f"expected an object of settings in {self.folder / 'config.json'}, found {held['settings']!r:.80}: it is no run "
+                             "of this kit, choose another folder")
+        found, wanted = _identity(held), _identity(json.loads(json.dumps(config)))
         if found != wanted:
             key = next(key for key in sorted(found | wanted) if found.get(key) != wanted.get(key))
             raise InputError(f"expected in {self.folder} a run with {key} = {wanted.get(key)}, found another run with "
@@ -161,7 +165,11 @@ class Store:
         return len(task_folders(self.folder))
 
     def memory(self, device="cpu") -> dict:
-        return load_value(self.folder / "memory", device)
+        found = load_value(self.folder / "memory", device)
+        if not isinstance(found, dict):
+            raise InputError(f"expected what a method remembers in {self.folder / 'memory.json'}, found a {type(found).__name__}: learn into "
+                             "another folder, or bring it back from a copy")
+        return found
 
     def rows(self, name: str) -> list[list[float]]:
         """The rows of one of the matrices so far."""

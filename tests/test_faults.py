@@ -3,6 +3,7 @@ go back, want of memory. Each ends in one sentence and loses no finished task; g
 import builtins
 import errno
 import io
+import json
 import os
 import pathlib
 import random
@@ -382,6 +383,44 @@ def test_a_damaged_file_of_a_run_is_named_in_one_sentence(model, tmp_path, name,
         assert file.stem in str(error) and "\n" not in str(error) and str(error).startswith("expected ")
     else:
         assert (name, how) == ("matrix.csv", "cut")                  # a short table is a table
+
+
+@pytest.mark.parametrize("name, content, told", [
+    ("config.json", {"settings": [1]}, "expected an object of settings in .*config.json"),
+    ("config.json", {"settings": None}, "expected an object of settings in .*config.json"),
+    ("memory.json", {"dict": {"other": 1}}, "expected in .*run the memory of SLAO, found one that is not this method's .KeyError: 'tuned'"),
+    ("memory.json", {"dict": {"tuned": 7}}, "expected in .*run the memory of SLAO, found one that is not this method's"),
+    ("memory.json", {"list": [1]}, "expected what a method remembers in .*memory.json, found a list"),
+    ("state.json", {"dict": {"other": 1}}, "expected a checkpoint of this method inside task 2 .prefixes., .* remove the folder checkpoint-02-"),
+    ("state.json", {"list": [1]}, "expected a checkpoint of this method"), ("state.json", 7, "expected a checkpoint of this method")])
+def test_a_well_formed_file_of_another_shape_is_one_sentence_where_a_run_is_resumed(model, tmp_path, name, content, told):
+    run = tmp_path / "run"
+    next(walk_stream(toy_stream(), "slao", model, out=run, **FAST))
+    file = run / name
+    if name == "state.json":
+        file = run / "checkpoint-02-000001" / name
+        shutil.copytree(run, file.parent, ignore=lambda _, names: set(names) - {"memory.safetensors"})
+        (file.parent / "memory.safetensors").rename(file.with_suffix(".safetensors"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | content if name == "config.json" else content))
+    with pytest.raises(InputError, match=told) as caught:
+        learn(model, run)
+    one_sentence(caught)
+
+
+def test_a_method_s_own_mistake_is_no_damaged_memory(model, tmp_path):
+    method = SLAO()
+    method.start = lambda task: SLAO.start(method, task) if task.index == 1 else {}["forgotten"]
+    with pytest.raises(KeyError, match="forgotten"):
+        learn(model, tmp_path / "run", method)
+
+
+@pytest.mark.parametrize("costs", [{"peak_memory_mb": "much"}, {"peak_gpu_mb": [1]}, {"peak_gpu_mb": True}, [1], "text"])
+def test_costs_of_another_shape_are_one_sentence(model, tmp_path, costs, capsys):
+    learn(model, tmp_path / "run")
+    (tmp_path / "run.cost.json").write_text(json.dumps(costs))
+    assert main(["report", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("mbf: expected ") and "run.cost.json" in said and said.count("\n") == 1
 
 
 # memory
