@@ -16,6 +16,7 @@ from . import metrics
 from .costs import PEAKS, read_costs
 from .errors import InputError
 from .results import Run
+from .store import ASIDE
 from .titles import REFERENCE, card_of, group_of, place_of, setting_of, title_of
 
 SETUP = ["stream", "order", "named", "model", "method", "setting"]
@@ -71,7 +72,7 @@ def _row(run: Run, mean: str = "macro") -> dict:
     """One run: what it is, its metrics, its costs."""
     config, logs = run.config, run.logs
     values = {key: value for key, value in config["method"].items() if key not in ("name", "class")}
-    same = {key: value for key, value in config.items() if key not in ("seed", "device", "versions")}
+    same = {key: value for key, value in config.items() if key not in ("seed", *ASIDE)}
     cost = read_costs(run.folder)
     return {"stream": config["stream"]["name"], "order": config["stream"]["order"], "named": config["stream"]["named"],
             "model": Path(config["model"]["name"]).name, "method": run.method, "setting": setting_of(run.method, values),
@@ -238,7 +239,7 @@ def gather(folder: str | Path) -> tuple[list[Run], list[Path]]:
         if len(run.logs) < len(run.names):
             unfinished.append(run.folder)
         else:
-            same = {key: value for key, value in run.config.items() if key not in ("device", "versions")}
+            same = {key: value for key, value in run.config.items() if key not in ASIDE}
             runs.setdefault(_hash(same), run)
     if not runs:
         raise InputError(f"expected finished runs below {folder}, found {len(unfinished)} unfinished and no finished one")

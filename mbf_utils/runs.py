@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Callable, Generator
 
+import torch
 from accelerate import Accelerator
 
 from . import __version__
@@ -206,7 +207,16 @@ def config_of(stream: Stream, name: str, method: Method, model, seed: int, setti
         "device": str(accelerator.device),
         "versions": {"python": platform.python_version(), "mbf-utils": __version__,      # which need not be installed
                      **{package: version(package) for package in ("torch", "transformers", "peft", "accelerate")}},
+        "record": stream.drawn | {
+            "dtype": str(model.dtype).removeprefix("torch."), "quantize": _bits(model), "threads": torch.get_num_threads(),
+            "card": torch.cuda.get_device_name(accelerator.device) if accelerator.device.type == "cuda" else None},
     }
+
+
+def _bits(model) -> int | None:
+    """Bits of the weights of a base that load_model quantized."""
+    quantization = getattr(model.config, "quantization_config", None)
+    return next((bits for bits in (4, 8) if getattr(quantization, f"load_in_{bits}bit", False)), None)
 
 
 def fingerprint(model) -> str:

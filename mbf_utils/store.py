@@ -31,6 +31,7 @@ from .packing import brief, load_value, pack, save_value, unpack  # noqa: F401 (
 
 # what moves up when a task is committed
 RAISED = ("memory.safetensors", "memory.json", "matrix.csv", "matrix-options.csv", "matrix-score.csv")
+ASIDE = ("device", "versions", "record")            # keys of config.json that tell where and how a run was made, not which run it is
 ROOM = ("batch_size", "accumulation", "eval_batch_size", "checkpointing", "checkpoint_minutes", "keep")        # may change when a run goes on
 BEGUN = {".lock", ".config.json.tmp"}               # all that a run killed at its very beginning can leave
 
@@ -272,5 +273,5 @@ def read_config(folder: str | Path) -> dict:
 
 def _identity(config: dict) -> dict:
     """What makes a run this run, flat: everything but where and with which versions it ran, and what its memory and disk allow."""
-    kept = {key: value for key, value in config.items() if key not in ("versions", "device", "settings")}
+    kept = {key: value for key, value in config.items() if key not in (*ASIDE, "settings")}
     return kept | {f"settings.{key}": value for key, value in config.get("settings", {}).items() if key not in ROOM}
