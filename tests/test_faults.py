@@ -461,6 +461,20 @@ def test_a_real_want_of_memory_is_recognised_and_what_its_frames_held_is_let_go(
     assert not guards.is_want_of_memory(ValueError("out of memory"))
 
 
+@pytest.mark.parametrize("command, arguments", [("check", ["a", "world-5", "--max-drop", "1"]), ("merge", ["a", "b", "--out", "c"]), ("export", ["a", "--out", "c"]),
+                                                ("make_base", ["c"])])
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")])
+def test_want_of_memory_in_any_command_is_one_sentence(monkeypatch, capsys, command, arguments, error):
+    from mbf_utils import commands
+
+    def short(arguments):
+        raise error
+    monkeypatch.setattr(commands, command, short)
+    assert main([command.replace("_", "-"), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("mbf: expected enough memory for this command, found: ") and said.count("\n") == 1
+
+
 def test_a_model_that_does_not_fit_is_one_sentence(monkeypatch):
     def short(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 140.00 GiB.")
