@@ -18,9 +18,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any, Callable
+from uuid import uuid4
 
 import pandas as pd
 from filelock import BaseFileLock, FileLock, Timeout
@@ -88,8 +90,37 @@ def commit(temporary: Path, final: Path) -> None:
 def write_whole(text: str, file: Path) -> None:
     """The file with this text: whole, or as it was before."""
     temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    commit(temporary, file)
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        commit(temporary, file)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@contextmanager
+def new_folder(final: Path):
+    """Yields a folder under a name of its own, which then becomes `final`: whole, or not at all. Of several processes at once the first
+    to end makes it; the others get OSError, as where `final` is not empty. What killed ones left under such names is cleared."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for left in final.parent.glob(f".{escape(final.name)}.{'[0-9a-f]' * 8}.tmp"):
+        with suppress(Timeout):                     # its process is at work
+            with FileLock(left / ".lock", timeout=0):
+                pass
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = final.with_name(f".{final.name}.{uuid4().hex[:8]}.tmp")
+    try:
+        temporary.mkdir()
+        with FileLock(temporary / ".lock", timeout=0):
+            yield temporary
+        (temporary / ".lock").unlink(missing_ok=True)
+        if final.exists():
+            final.rmdir()                           # an empty one
+        commit(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def write_json(value: Any, file: Path) -> None:

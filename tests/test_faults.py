@@ -29,7 +29,7 @@ from mbf_utils.methods.slao import SLAO
 from mbf_utils.reports import find_runs, summarise
 from mbf_utils.results import Run
 from mbf_utils.runs import run_stream, walk_stream
-from mbf_utils.store import RAISED, task_folders
+from mbf_utils.store import RAISED, new_folder, task_folders
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="forks and signals")
 
@@ -248,6 +248,59 @@ def test_a_folder_that_is_removed_under_its_run_is_one_sentence_and_the_run_begi
     assert "found it removed" in one_sentence(caught)
     learn(model, tmp_path / "run")
     assert contents(tmp_path / "run") == undisturbed_run
+
+
+@POSIX
+def test_of_two_that_make_one_folder_one_succeeds_and_what_a_killed_one_left_is_cleared(tmp_path):
+    final = tmp_path / "out"
+
+    def killed():
+        with new_folder(final) as folder:
+            (folder / "half").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(soak.child(killed), 0)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"] == ["half"]
+    with pytest.raises(OSError):
+        with new_folder(final) as slow:
+            (slow / "who").write_text("slow")
+            with new_folder(final) as quick:
+                (quick / "who").write_text("quick")
+            assert (slow / "who").read_text() == "slow"             # one at work is left alone
+    assert (final / "who").read_text() == "quick" and [path.name for path in tmp_path.rglob("*")] == ["out", "who"]
+
+
+def test_of_two_merges_into_one_folder_the_later_says_so(tmp_path, monkeypatch):
+    from mbf_utils import merging
+    usual = merging.save_adapter
+
+    def slow(*arguments):
+        monkeypatch.setattr(merging, "save_adapter", usual)
+        soak.merge(tmp_path / "a")
+        usual(*arguments)
+
+    soak.merge(tmp_path / "first")                                   # writes the adapters
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(merging, "save_adapter", slow)
+    with pytest.raises(InputError, match="^expected to write .*out, found: ") as caught:
+        merging.merge_adapters([tmp_path / "adapters" / f"{i}" for i in range(3)], tmp_path / "a" / "out")
+    one_sentence(caught)
+    soak.check_whole(tmp_path / "a")
+    assert not soak.leftovers(tmp_path) and soak.scores(tmp_path / "a") == soak.scores(tmp_path / "first")
+
+
+def test_a_disk_that_is_full_leaves_the_saved_tables_whole(model, tmp_path, monkeypatch, capsys):
+    learn(model, tmp_path / "run")
+    save = ["report", str(tmp_path / "run"), "--save", "table", "--figures", str(tmp_path / "figures")]
+    assert main(save) == 0
+    before, write = {file.name: file.read_bytes() for file in (tmp_path / "figures").glob("*.csv")}, Path.write_text
+    assert len(before) == 4
+
+    def full(path, text, *arguments, **options):
+        write(path, text[:len(text) // 2], *arguments, **options)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(Path, "write_text", full)
+    assert main(save) == 2 and "No space left" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in (tmp_path / "figures").iterdir() if file.suffix != ".png"} == before
 
 
 def mounts() -> bool:
