@@ -228,7 +228,7 @@ def run_abreast(plans: list[Plan], model, resume: bool = True, **settings) -> di
         raise InputError(f"expected a float32 base, dropout 0 and one process to learn several runs abreast, found "
                          f"{model.dtype}, {settings.dropout} and {accelerator.num_processes}: learn them one by one")
     failures: dict[Path, Exception] = {}
-    plans = [plan._replace(stream=prepared(plan.stream, tokenizer, settings)) for plan in plans]
+    plans = [plan._replace(stream=prepared(plan.stream, tokenizer, model, settings)) for plan in plans]
     methods = [make_method(plan.method) for plan in plans]
     names = [plan.method if isinstance(plan.method, str) else name_of(method) for plan, method in zip(plans, methods)]
     configs = [config_of(plan.stream, name, method, model, plan.seed, settings, accelerator)        # of the bare model

@@ -8,12 +8,14 @@ import sys
 
 from . import __version__, commands
 from .errors import InputError
+from .guards import enough_memory
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.do(arguments) or 0
+        with enough_memory("for this command", "close other programs, or take a smaller base or dtype bfloat16"):
+            return arguments.do(arguments) or 0
     except InputError as error:
         print(f"mbf: {error}", file=sys.stderr)
         return 2

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
 from uuid import uuid4
 
-from .costs import cost_file
+from .costs import cost_file, read_costs
 from .errors import InputError
-from .store import RAISED, Store, task_folders, write_json
+from .store import RAISED, Store, newest, task_folders, write_json
 
 _one = threading.Lock()                             # a worker process learns one task at a time, however many threads it has
 LOST = "expected the Dask scheduler to stay, found it gone ({}): finished tasks are kept, give the command again"
@@ -131,8 +131,8 @@ def keep(folder: Path, found: Step, stores: dict[Path, Store], opened: ExitStack
                           found.config["settings"]["keep"])
         if found.cost:
             file = cost_file(folder)
-            earlier = [json.loads(file.read_text())] if index > 1 and file.exists() else []
-            write_json(max([*earlier, found.cost], key=lambda cost: cost["peak_gpu_mb"] or cost["peak_memory_mb"] or 0), file)
+            earlier = [read_costs(folder)] if index > 1 else []
+            write_json(max([*earlier, found.cost], key=lambda cost: cost.get("peak_gpu_mb") or cost.get("peak_memory_mb") or 0), file)
         return None
     except InputError as error:
         return str(error)
@@ -141,9 +141,8 @@ def keep(folder: Path, found: Step, stores: dict[Path, Store], opened: ExitStack
 def carried(folder: Path) -> dict[str, bytes | None]:
     """What a worker needs of a run to go on: {path in the run's folder: bytes}, None for a folder. {} where nothing is learned."""
     done = task_folders(folder)
-    last = done[-1:]                                # a driver killed while it committed left the newest files inside
-    places = {name: [path for path in [*(task / name for task in last), folder / name] if path.is_file()] for name in RAISED if done}
-    files = {name: paths[0].read_bytes() for name, paths in places.items() if paths}
+    places = {name: newest(folder, name) for name in RAISED if done}          # a driver may have been killed while it committed
+    files = {name: path.read_bytes() for name, path in places.items() if path.is_file()}
     if (folder / "config.json").is_file():
         files["config.json"] = (folder / "config.json").read_bytes()
     return files | {f"tasks/{path.name}": None for path in done}

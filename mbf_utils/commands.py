@@ -136,6 +136,7 @@ def _workers(text: str) -> int | str:
 def search(arguments) -> None:
     from .comparison import Base
     from .search import choose, search
+    from .store import write_whole
     grid = {}
     for pair in arguments.grid:
         field, _, values = pair.partition("=")
@@ -146,7 +147,7 @@ def search(arguments) -> None:
     name = f"{table['stream'][0]}-{arguments.method}" if arguments.apart else arguments.method
     file = Path(arguments.figures) / f"choice-{name}.csv"
     file.parent.mkdir(parents=True, exist_ok=True)
-    table.assign(data_seed=arguments.data_seed).to_csv(file, index=False, float_format="%.4f", lineterminator="\n")
+    write_whole(table.assign(data_seed=arguments.data_seed).to_csv(index=False, float_format="%.4f", lineterminator="\n"), file)
     best = {field: table.loc[table["chosen"], field].item() for field in grid}
     written = file if arguments.apart else f"{file}, {choose(base.name, arguments.method, best)}"
     print(f"{table.to_string(index=False, float_format='%.3g')}\n\nchosen: {best}\nwritten: {written}")

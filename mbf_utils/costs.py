@@ -7,12 +7,25 @@ from pathlib import Path
 
 import torch
 
-from .store import commit
+from .errors import InputError
+from .store import commit, read_json
+
+PEAKS = ("peak_memory_mb", "peak_gpu_mb")
 
 
 def cost_file(folder: Path) -> Path:
     """FOLDER.cost.json, beside the run's folder."""
     return folder.with_name(f"{folder.name}.cost.json")
+
+
+def read_costs(folder: Path) -> dict:
+    """What FOLDER.cost.json tells of the run in `folder`; {} where there is none. Raises InputError where it is no such file."""
+    file = cost_file(folder)
+    found = read_json(file) if file.is_file() else {}
+    for key in PEAKS:
+        if type(found.get(key)) not in (int, float, type(None)):
+            raise InputError(f"expected a number or null as {key} in {file}, found {found[key]!r:.80}: remove it, the run itself is whole")
+    return found
 
 
 @contextmanager

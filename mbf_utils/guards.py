@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from .errors import InputError
 
-SHORT = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+SHORT = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory", "status_alloc_failed")      # the last: cuBLAS, cuDNN
 
 
 @contextmanager

@@ -12,8 +12,6 @@ as independent.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +24,7 @@ from .errors import InputError
 from .lora import Lora, Pair, each
 from .method import Method, Task
 from .methods import METHODS, make_method
-from .store import commit
+from .store import new_folder
 
 KIN = 0.5
 
@@ -63,20 +61,14 @@ def merge_adapters(paths, out, method="slao", **options) -> Path:
     for index, lora in enumerate(loras, 1):
         task = Task(index, paths[index - 1].name, [], rank, next(iter(scaling.values())), sites, 0, len(loras))
         merged = method.finish(cast(lora, torch.float32), task)
-    temporary = out.with_name(f".{out.name}.tmp")
+    some = configs[0].get("layers_to_transform") or configs[0].get("exclude_modules")     # then names mean more modules
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        some = configs[0].get("layers_to_transform") or configs[0].get("exclude_modules")     # then names mean more modules
-        save_adapter(cast(merged, dtype), temporary, scaling, sorted(first) if some else configs[0]["target_modules"], base,
-                     configs[0].get("fan_in_fan_out", False))
-        (temporary / "merge.json").write_text(json.dumps(
-            {"method": repr(method), "adapters": [str(path) for path in paths], "kinship": kinship}, indent=2) + "\n")
-        if out.exists():
-            os.rmdir(out)
-        commit(temporary, out)
+        with new_folder(out) as temporary:
+            save_adapter(cast(merged, dtype), temporary, scaling, sorted(first) if some else configs[0]["target_modules"], base,
+                         configs[0].get("fan_in_fan_out", False))
+            (temporary / "merge.json").write_text(json.dumps(
+                {"method": repr(method), "adapters": [str(path) for path in paths], "kinship": kinship}, indent=2) + "\n")
     except (OSError, SafetensorError) as error:                      # safetensors reports a full disk in its own way
-        shutil.rmtree(temporary, ignore_errors=True)
         raise InputError(f"expected to write {out}, found: {getattr(error, 'strerror', None) or error}") from error
     return out
 

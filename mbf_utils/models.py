@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from transformers.utils import logging
 from mbf_utils.errors import InputError
 from mbf_utils.guards import enough_memory, is_want_of_memory
 from mbf_utils.rows import json_of
+from mbf_utils.settings import Settings
 from mbf_utils.sharding import wanted
 
 BASES = Path(__file__).parent / "bases"
@@ -113,8 +115,9 @@ def load_model(name_or_path="tiny", device="auto", dtype="auto", quantize=None):
         try:
             tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local, trust_remote_code=False)
             with no_bars(local):
-                model = AutoModelForCausalLM.from_pretrained(
-                    place, dtype=dtype, quantization_config=quantization, use_safetensors=True,
+                model, about = AutoModelForCausalLM.from_pretrained(
+                    place, dtype=dtype, quantization_config=quantization, use_safetensors=True, output_loading_info=True,
+                    ignore_mismatched_sizes=True,                # they are refused below, by name
                     trust_remote_code=False, local_files_only=local, device_map={"": device} if quantization else None)
             if not quantization:
                 model.to("cpu" if wanted() else device)          # sharding takes it from there
@@ -125,6 +128,7 @@ def load_model(name_or_path="tiny", device="auto", dtype="auto", quantize=None):
     if failed is not None:
         raise InputError(f"the model {name!r} could not be loaded ({failed}); check the name, and when offline that it is "
                          "already in the Hugging Face cache, or give a local folder.")
+    _expect_whole(name, about)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -133,11 +137,27 @@ def load_model(name_or_path="tiny", device="auto", dtype="auto", quantize=None):
     return model.eval().requires_grad_(False), tokenizer
 
 
+def _expect_whole(name: str, about: dict) -> None:
+    """Refuses what transformers fills with random numbers: weights (other than tied ones) that the files lack, or hold in another shape.
+    about: its output_loading_info."""
+    odd = sorted(about["missing_keys"]) + sorted(key if isinstance(key, str) else key[0] for key in about["mismatched_keys"])
+    if odd:
+        raise InputError(f"expected all weights of the model {name!r}, found {len(odd)} missing or of another shape ({', '.join(odd[:3])}"
+                         f"{', ...' * (len(odd) > 3)}), which would be random: bring its files back whole, or mend its config.json")
+
+
 def suggested(model) -> dict:
     """The LoRA settings that travel with a base, as `lora.json` beside its weights; {} where it has none.
 
-    Found by the model's own name_or_path, so a model that was loaded from a folder finds it there.
+    Found by the model's own name_or_path, so a model that was loaded from a folder finds it there. Raises InputError where the
+    file is no object of fields of settings.Settings.
     """
     name = model.config._name_or_path
     file = (BASES / name if name in BUILT_IN else Path(name)) / "lora.json"
-    return json_of(file) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    found, known = json_of(file), {field.name for field in fields(Settings)}
+    if not isinstance(found, dict) or found.keys() - known:
+        raise InputError(f"expected an object of settings ({', '.join(sorted(known))}) in {file}, found "
+                         f"{', '.join(sorted(found.keys() - known)) if isinstance(found, dict) else type(found).__name__}: mend or remove it")
+    return found

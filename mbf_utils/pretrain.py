@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +25,7 @@ from mbf_utils.documents import BOS, EOS, PAD, batches, padded, text_documents, 
 from mbf_utils.errors import InputError
 from mbf_utils.evaluation import evaluate
 from mbf_utils.models import load_model, no_bars, suggested
+from mbf_utils.store import new_folder
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 POSITIONS = 512
@@ -162,18 +161,13 @@ def make_base(out, text: list[str] | None = None, size: str = "tiny", steps: int
         if text is None:
             documents = world_documents(seed + SOFT_SEED, EMPTY)
             _train(model, batches(documents, plan.batch, seed + SOFT_SEED), max(1, steps // 25), SOFT_LR, quiet, SOFT)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    with new_folder(out) as unfinished:
         with no_bars():
             model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         (unfinished / "lora.json").write_text(json.dumps(lora, indent=2) + "\n", encoding="utf-8")
         for file in unfinished.iterdir():
             file.chmod(0o644)                                   # a package's files are for everyone to read
-        os.replace(unfinished, out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return out
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from . import plots
 from .reports import COSTS, KEYS, matrices, printed, summarise
+from .store import write_whole
 
 
 def show(table: pd.DataFrame, orders=()) -> None:
@@ -27,7 +28,7 @@ def save(runs: list, orders, folder: Path, name: str, mean: str = "macro") -> No
     frames = {"": table.drop(columns=COSTS), "-runs": each.drop(columns=COSTS), "-matrices": matrices(runs),
               "-costs": table[[*KEYS, "title", "seeds", *COSTS]]}
     for suffix, frame in (frames | ({"-orders": orders} if len(orders) else {})).items():
-        frame.to_csv(folder / f"{name}{suffix}.csv", index=False, float_format="%.4f", lineterminator="\n")
+        write_whole(frame.to_csv(index=False, float_format="%.4f", lineterminator="\n"), folder / f"{name}{suffix}.csv")
     setups = table.groupby("setup", sort=False)
     for number, (_, rows) in enumerate(setups, 1):
         label = name + (_label(rows.iloc[0], number) if len(setups) > 1 else "")

@@ -13,10 +13,10 @@ from statistics import mean
 import pandas as pd
 
 from . import metrics
-from .costs import cost_file
+from .costs import PEAKS, read_costs
 from .errors import InputError
 from .results import Run
-from .store import read_json
+from .store import ASIDE
 from .titles import REFERENCE, card_of, group_of, place_of, setting_of, title_of
 
 SETUP = ["stream", "order", "named", "model", "method", "setting"]
@@ -72,16 +72,15 @@ def _row(run: Run, mean: str = "macro") -> dict:
     """One run: what it is, its metrics, its costs."""
     config, logs = run.config, run.logs
     values = {key: value for key, value in config["method"].items() if key not in ("name", "class")}
-    same = {key: value for key, value in config.items() if key not in ("seed", "device", "versions")}
-    beside = cost_file(run.folder)
-    cost = read_json(beside) if beside.is_file() else {}
+    same = {key: value for key, value in config.items() if key not in ("seed", *ASIDE)}
+    cost = read_costs(run.folder)
     return {"stream": config["stream"]["name"], "order": config["stream"]["order"], "named": config["stream"]["named"],
             "model": Path(config["model"]["name"]).name, "method": run.method, "setting": setting_of(run.method, values),
             "seed": config["seed"], **run.metrics(*[mean] * (mean != "macro")), "run": _hash(same),
             "setup": _hash({key: value for key, value in same.items() if key != "method"}),
             "seconds_train": sum(log["seconds_train"] for log in logs),
             "seconds_evaluate": sum(log["seconds_evaluate"] for log in logs),
-            "peak_memory_mb": cost.get("peak_memory_mb"), "peak_gpu_mb": cost.get("peak_gpu_mb"),
+            **{key: cost.get(key) for key in PEAKS},
             "state_bytes": run.state_bytes}
 
 
@@ -240,7 +239,7 @@ def gather(folder: str | Path) -> tuple[list[Run], list[Path]]:
         if len(run.logs) < len(run.names):
             unfinished.append(run.folder)
         else:
-            same = {key: value for key, value in run.config.items() if key not in ("device", "versions")}
+            same = {key: value for key, value in run.config.items() if key not in ASIDE}
             runs.setdefault(_hash(same), run)
     if not runs:
         raise InputError(f"expected finished runs below {folder}, found {len(unfinished)} unfinished and no finished one")

@@ -8,7 +8,7 @@ import pandas as pd
 from . import metrics
 from .errors import InputError
 from .lora import Lora
-from .store import read_config, read_json, read_table, table, task_folders
+from .store import newest, read_config, read_json, read_table, table, task_folders
 
 # what those who read a run rely on, in config.json and in a task's log.json
 CONFIG = {"stream": {"name": str, "order": str, "named": bool, "tasks": list, "fingerprint": str}, "method": {"name": str},
@@ -55,14 +55,19 @@ class Run:
     @property
     def scored(self) -> bool:
         """Whether a task has a score of its own."""
-        return (self.folder / "matrix-score.csv").exists()
+        return newest(self.folder, "matrix-score.csv").exists()
 
     def _table(self, name: str) -> pd.DataFrame:
-        file = self.folder / name
-        found = read_table(file) if file.exists() else table([], self.names)
-        if sorted(found.columns) != sorted(self.names) or len(found) > len(self.names):
-            raise InputError(f"expected a row and a column for each of {len(self.names)} tasks in {file}, found {len(found)} rows and "
-                             f"{len(found.columns)} columns, or other tasks")
+        """Raises InputError where the table is not what the finished tasks have written."""
+        file, done = newest(self.folder, name), len(task_folders(self.folder))
+        if not done or name == "matrix-score.csv" and not self.scored:
+            return table([], self.names)
+        found = read_table(file)
+        if list(found.columns) != self.names or list(found.index) != self.names[:done]:
+            raise InputError(f"expected in {file} a row for each of {done} finished tasks and a column for each of {len(self.names)}, in "
+                             f"their order, found {len(found)} rows and {len(found.columns)} columns, or other tasks: bring it back from a copy")
+        if not (found.isna() | (found >= 0) & (found <= 100)).all(axis=None):
+            raise InputError(f"expected scores from 0 to 100 in {file}, found others: bring it back from a copy")
         return found
 
     @property
@@ -81,7 +86,7 @@ class Run:
     @property
     def state_bytes(self) -> int:
         """What the method carries to the next task: the bytes of its memory's tensors and of its rows and numbers."""
-        return sum((self.folder / f"memory.{kind}").stat().st_size for kind in ("safetensors", "json"))
+        return sum(newest(self.folder, f"memory.{kind}").stat().st_size for kind in ("safetensors", "json"))
 
     def metrics(self, mean: str = "macro") -> dict[str, float]:
         """AA, BWT, forgetting, learning_accuracy, average_incremental_accuracy (and FWT where unseen tasks were scored) of

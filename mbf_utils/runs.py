@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Callable, Generator
 
+import torch
 from accelerate import Accelerator
 
 from . import __version__
@@ -31,7 +32,7 @@ from .sharding import place, shard
 from .sources import load_stream
 from .store import Store, save_value, table, write_table
 from .streams import Stream
-from .text import check_fit, in_chat
+from .text import check_fit, in_chat, token_ids
 from .titles import name_of
 from .training import accelerator_for, on_main, routed, train_task
 
@@ -56,7 +57,7 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
     stream = load_stream(stream)
     model, tokenizer = model if isinstance(model, tuple) else load_model(model)
     settings = settings_for(model, settings)
-    stream = prepared(stream, tokenizer, settings)
+    stream = prepared(stream, tokenizer, model, settings)
     accelerator = accelerator_for(model)
     place(model, accelerator)
     main = partial(on_main, accelerator)
@@ -72,30 +73,40 @@ def walk_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, re
         if done:
             method.memory = store.memory(adapted.device)
         for index in range(done + 1, len(stream) + 1):
-            _learn(index, stream, method, adapted, tokenizer, seed, settings, accelerator, store)
+            _learn(index, stream, method, adapted, tokenizer, seed, settings, accelerator, store, resumed=index == done + 1 > 1)
             yield Run(folder, temporary)
     if done == len(stream):
         yield Run(folder, temporary)
 
 
 def _learn(index: int, stream: Stream, method: Method, adapted: Adapted, tokenizer, seed: int, settings: Settings,
-           accelerator: Accelerator, store: Store) -> None:
+           accelerator: Accelerator, store: Store, resumed: bool) -> None:
     """Task `index`: train, finish, wear the result, score, commit."""
     task, log = begin(index, stream, adapted, tokenizer, seed, settings, accelerator.reduce)
     began = time.perf_counter()
     log["losses"] = train_task(adapted, method, task, tokenizer, settings, accelerator,
                                load=lambda: store.load_checkpoint(index, adapted.device),
-                               save=lambda state: store.save_checkpoint(index, len(state["losses"]), state))
+                               save=lambda state: store.save_checkpoint(index, len(state["losses"]), state),
+                               resumed=str(store.folder) if resumed else "")
     log["seconds_train"] = time.perf_counter() - began
     conclude(stream, method, task, copied(adapted.live()), adapted, tokenizer, settings, store, log)
 
 
-def prepared(stream: Stream, tokenizer, settings: Settings) -> Stream:
-    """The stream as it is learned: in the tokenizer's chat template where it is to be. Two tasks of one name are refused, and rows that
-    training or scoring would refuse as too long."""
+def prepared(stream: Stream, tokenizer, model, settings: Settings) -> Stream:
+    """The stream as it is learned: in the tokenizer's chat template where it is to be. Two tasks of one name are refused, a text
+    with a token for which the model has no vector, and rows that training or scoring would refuse as too long."""
     if len(set(stream.names)) < len(stream):
         raise InputError(f"expected tasks of different names, found {stream.names}")
     stream = in_chat(stream, tokenizer) if stream.chat else stream
+    vectors = len(model.get_input_embeddings().weight)
+    if len(tokenizer) > vectors:                    # harmless where such tokens never occur
+        rows = [row for task in stream for split in (task.train, task.dev, task.test) for row in split]
+        texts = [text for row in rows for text in (row.prompt, *row.answers)]
+        texts += [label for task in stream for label in task.labels] + [*stream.general]
+        special = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) if token is not None]
+        if (largest := max(special + [token for ids in token_ids(tokenizer, texts) for token in ids])) >= vectors:
+            raise InputError(f"expected a base with a vector for every token, found {vectors} vectors and token {largest} "
+                             f"({tokenizer.convert_ids_to_tokens(largest)!r}): take the base's own tokenizer, or model.resize_token_embeddings")
     check_fit(tokenizer, stream, settings.max_length, ("train", settings.evaluate_on))
     return stream
 
@@ -198,7 +209,16 @@ def config_of(stream: Stream, name: str, method: Method, model, seed: int, setti
         "device": str(accelerator.device),
         "versions": {"python": platform.python_version(), "mbf-utils": __version__,      # which need not be installed
                      **{package: version(package) for package in ("torch", "transformers", "peft", "accelerate")}},
+        "record": stream.drawn | {
+            "dtype": str(model.dtype).removeprefix("torch."), "quantize": _bits(model), "threads": torch.get_num_threads(),
+            "card": torch.cuda.get_device_name(accelerator.device) if accelerator.device.type == "cuda" else None},
     }
+
+
+def _bits(model) -> int | None:
+    """Bits of the weights of a base that load_model quantized."""
+    quantization = getattr(model.config, "quantization_config", None)
+    return next((bits for bits in (4, 8) if getattr(quantization, f"load_in_{bits}bit", False)), None)
 
 
 def fingerprint(model) -> str:

@@ -40,6 +40,10 @@ def load_stream(name_or_path, order=None, seed: int = 0, limit: int | None = Non
         return replace(load_stream(name_or_path, order, seed, limit, named), chat=True)
     if isinstance(name_or_path, Stream):
         return name_or_path
+    return replace(_read(name_or_path, order, seed, limit, named, prompts), drawn={"data_seed": seed, "limit": limit})
+
+
+def _read(name_or_path, order, seed: int, limit: int | None, named: bool | None, prompts: str | None) -> Stream:
     if not isinstance(name_or_path, (str, Path)):
         return _read_tables(name_or_path, order, seed, limit, named)
     name, inner = _split(name_or_path)

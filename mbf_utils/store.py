@@ -19,9 +19,11 @@ import io
 import json
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any, Callable
+from uuid import uuid4
 
 import pandas as pd
 from filelock import BaseFileLock, FileLock, Timeout
@@ -33,6 +35,7 @@ from .rows import json_of, refusal, text_of
 
 # what moves up when a task is committed
 RAISED = ("memory.safetensors", "memory.json", "matrix.csv", "matrix-options.csv", "matrix-score.csv")
+ASIDE = ("device", "versions", "record")            # keys of config.json that tell where and how a run was made, not which run it is
 ROOM = ("batch_size", "accumulation", "eval_batch_size", "checkpointing", "checkpoint_minutes", "keep")        # may change when a run goes on
 BEGUN = {".lock", ".config.json.tmp"}               # all that a run killed at its very beginning can leave
 
@@ -51,7 +54,7 @@ def write_table(frame: pd.DataFrame, file: Path) -> None:
 def read_table(file: Path) -> pd.DataFrame:
     text = text_of(file, refusal(file, "a table of scores"))
     try:
-        return pd.read_csv(io.StringIO(text), index_col=0, dtype={0: str}).astype(float)
+        return pd.read_csv(io.StringIO(text), index_col=0, dtype={0: str}, keep_default_na=False, na_values=[""]).astype(float)      # a task may be "NA"
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(f"expected a table of scores in {file}, found something else ({brief(error)})") from None
 
@@ -87,8 +90,37 @@ def commit(temporary: Path, final: Path) -> None:
 def write_whole(text: str, file: Path) -> None:
     """The file with this text: whole, or as it was before."""
     temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    commit(temporary, file)
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        commit(temporary, file)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@contextmanager
+def new_folder(final: Path):
+    """Yields a folder under a name of its own, which then becomes `final`: whole, or not at all. Of several processes at once the first
+    to end makes it; the others get OSError, as where `final` is not empty. What killed ones left under such names is cleared."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for left in final.parent.glob(f".{escape(final.name)}.{'[0-9a-f]' * 8}.tmp"):
+        with suppress(Timeout):                     # its process is at work
+            with FileLock(left / ".lock", timeout=0):
+                pass
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = final.with_name(f".{final.name}.{uuid4().hex[:8]}.tmp")
+    try:
+        temporary.mkdir()
+        with FileLock(temporary / ".lock", timeout=0):
+            yield temporary
+        (temporary / ".lock").unlink(missing_ok=True)
+        if final.exists():
+            final.rmdir()                           # an empty one
+        commit(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def write_json(value: Any, file: Path) -> None:
@@ -129,6 +161,10 @@ class Store:
             raise
 
     def _check(self, config: dict, resume: bool) -> None:
+        kept = (path for pattern in (".lock", ".*.tmp", "checkpoint-*", "tasks", "tasks/*", "tasks/*/*") for path in sorted(self.folder.glob(pattern)))
+        if link := next(filter(Path.is_symlink, kept), None):        # lazily: nothing behind a link is looked at
+            raise InputError(f"expected a run's own files in {self.folder}, found the link {link}, behind which nothing is written or "
+                             "deleted: put what it leads to in its place, or choose another folder")
         if not (self.folder / "config.json").exists():
             others = sorted({path.name for path in self.folder.iterdir()} - BEGUN) if self.folder.exists() else []
             if others:
@@ -136,7 +172,11 @@ class Store:
             return
         if not resume:
             raise InputError(f"expected an empty folder, found a run in {self.folder}: resume it or choose another folder")
-        found, wanted = _identity(read_config(self.folder)), _identity(json.loads(json.dumps(config)))
+        held = read_config(self.folder)
+        if not isinstance(held.get("settings", {}), dict):
+            raise InputError(f"expected an object of settings in {self.folder / 'config.json'}, found {held['settings']!r:.80}: it is no run "
+                             "of this kit, choose another folder")
+        found, wanted = _identity(held), _identity(json.loads(json.dumps(config)))
         if found != wanted:
             key = next(key for key in sorted(found | wanted) if found.get(key) != wanted.get(key))
             raise InputError(f"expected in {self.folder} a run with {key} = {wanted.get(key)}, found another run with "
@@ -157,7 +197,11 @@ class Store:
         return len(task_folders(self.folder))
 
     def memory(self, device="cpu") -> dict:
-        return load_value(self.folder / "memory", device)
+        found = load_value(self.folder / "memory", device)
+        if not isinstance(found, dict):
+            raise InputError(f"expected what a method remembers in {self.folder / 'memory.json'}, found a {type(found).__name__}: learn into "
+                             "another folder, or bring it back from a copy")
+        return found
 
     def rows(self, name: str) -> list[list[float]]:
         """The rows of one of the matrices so far."""
@@ -245,6 +289,12 @@ def task_folders(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.partition("-")[0]))
 
 
+def newest(folder: Path, name: str) -> Path:
+    """Where a file of RAISED is to be read: inside the last finished task as long as it has not moved up, else in the run's folder."""
+    places = [task / name for task in task_folders(folder)[-1:]]
+    return next((file for file in places if file.is_file()), Path(folder) / name)
+
+
 def read_config(folder: str | Path) -> dict:
     file = Path(folder) / "config.json"
     if not file.exists():
@@ -254,5 +304,5 @@ def read_config(folder: str | Path) -> dict:
 
 def _identity(config: dict) -> dict:
     """What makes a run this run, flat: everything but where and with which versions it ran, and what its memory and disk allow."""
-    kept = {key: value for key, value in config.items() if key not in ("versions", "device", "settings")}
+    kept = {key: value for key, value in config.items() if key not in (*ASIDE, "settings")}
     return kept | {f"settings.{key}": value for key, value in config.get("settings", {}).items() if key not in ROOM}

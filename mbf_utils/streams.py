@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral
 from typing import Iterator
 
@@ -42,6 +42,7 @@ class Stream:
 
     `named` says whether the prompts name the data set, as the field's do: with it, the task's identity is in the prompt.
     `chat`: the prompts are still to be put into the chat template of the model's tokenizer (text.in_chat; a run does it).
+    `drawn`: the seed and limit that load_stream drew the rows with, for the record alone.
     """
     name: str
     order: str
@@ -49,6 +50,7 @@ class Stream:
     general: tuple[str, ...] = ()
     named: bool = False
     chat: bool = False
+    drawn: dict = field(default_factory=dict, compare=False, repr=False)
 
     def __iter__(self) -> Iterator[TaskData]:
         return iter(self.tasks)

@@ -79,21 +79,21 @@ def on_main(accelerator: Accelerator, act: Callable):
 
 
 def train_task(adapted: Adapted, method: Method, task: Task, tokenizer, settings: Settings, accelerator: Accelerator,
-               load: Callable[[], dict | None] = lambda: None, save: Callable[[dict], None] | None = None) -> list[float]:
+               load: Callable[[], dict | None] = lambda: None, save: Callable[[dict], None] | None = None, resumed: str = "") -> list[float]:
     """Trains `method` on `task` in the adapters of `adapted`; returns the loss of every step (nats per answer token).
 
     `save` gets everything that a restart needs, every settings.checkpoint_minutes; `load` gives it back (or None).
     A restarted task ends with the same bytes, for chance begins anew at every step. Of several processes the main one saves.
+    resumed: the run's folder where the method's memory was read there; one that is not this method's raises InputError.
     """
     with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
         torch.manual_seed(seed_of(task.seed, task.index, "start"))
-        return _train(adapted, method, task, tokenizer, settings, accelerator, load, save)
+        return _train(adapted, method, task, tokenizer, settings, accelerator, load, save, resumed)
 
 
-def _train(adapted, method, task, tokenizer, settings, accelerator, load, save) -> list[float]:
+def _train(adapted, method, task, tokenizer, settings, accelerator, load, save, resumed) -> list[float]:
     rows = encode(tokenizer, method.data(task), settings.max_length)
-    start: Start = method.start(task)
-    adapted.wear(start.lora, start.past, start.trains)
+    _begin(adapted, method, task, resumed)
     live = adapted.live()
     trained = [factor for pair in live.values() for factor in pair if factor.requires_grad] + list(method.extra.values())
     if not trained:
@@ -114,7 +114,7 @@ def _train(adapted, method, task, tokenizer, settings, accelerator, load, save) 
     with mixing:
         model.train()
         if (state := load()) is not None:
-            losses = _restore(state, method, trained, optimizer, accelerator)
+            losses = _restore(state, method, task, trained, optimizer, accelerator)
             bar.update(len(losses))
         saved = time.monotonic()
         for step in range(len(losses), len(windows)):
@@ -192,6 +192,18 @@ def _micro_batches(window: list[int], rows, settings: Settings, tokenizer, accel
     return batches
 
 
+def _begin(adapted: Adapted, method: Method, task: Task, resumed: str) -> None:
+    """Puts on what the method starts from."""
+    try:
+        start: Start = method.start(task)
+        adapted.wear(start.lora, start.past, start.trains)
+    except (LookupError, TypeError, AttributeError) as error:
+        if not resumed:                             # a method's own mistake
+            raise
+        raise InputError(f"expected in {resumed} the memory of {method.card.title}, found one that is not this method's "
+                         f"({type(error).__name__}: {error}): learn into another folder, or bring it back from a copy") from error
+
+
 def _state(losses, method, trained, optimizer, accelerator) -> dict:
     """Everything a restart in the middle of a task needs."""
     state = {"losses": losses, "trained": [parameter.detach() for parameter in trained], "memory": method.memory,
@@ -201,7 +213,16 @@ def _state(losses, method, trained, optimizer, accelerator) -> dict:
     return state
 
 
-def _restore(state: dict, method, trained, optimizer, accelerator) -> list[float]:
+def _restore(state: dict, method, task: Task, trained, optimizer, accelerator) -> list[float]:
+    shapes = [parameter.shape for parameter in trained]
+    try:
+        fits = (len(state["losses"]) < task.steps and [value.shape for value in state["trained"]] == shapes and isinstance(state["memory"], dict)
+                and all(values[name].shape == shapes[int(i)] for i, values in state["optimizer"].items() for name in ("exp_avg", "exp_avg_sq")))
+    except (LookupError, TypeError, ValueError, AttributeError):
+        fits = False
+    if not fits:
+        raise InputError(f"expected a checkpoint of this method inside task {task.index} ({task.name}), found another state: remove the "
+                         f"folder checkpoint-{task.index:02d}-* of the run, and the task begins anew")
     with torch.no_grad():
         for parameter, value in zip(trained, state["trained"]):
             parameter.copy_(value)

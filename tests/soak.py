@@ -77,7 +77,8 @@ def check_whole(folder: Path) -> None:
     for config in folder.rglob("config.json"):
         run = Run(config.parent)
         finished = task_folders(run.folder)
-        assert len(run.matrix) in (len(finished), len(finished) - 1) and len(run.logs) == len(finished)      # the move up may be to come
+        assert len(run.matrix) == len(run.options) == len(run.logs) == len(finished)         # also where the move up is to come
+        assert not finished or run.metrics()["AA"] == run.matrix.iloc[-1, :len(finished)].mean()
         for i in range(1, len(finished) + 1):
             assert run.lora(i) and run.lora(i, "tuned")
     if (folder / "out").is_dir() and any((folder / "out").iterdir()):

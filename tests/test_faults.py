@@ -3,6 +3,7 @@ go back, want of memory. Each ends in one sentence and loses no finished task; g
 import builtins
 import errno
 import io
+import json
 import os
 import pathlib
 import random
@@ -13,6 +14,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import soak
 import torch
@@ -24,8 +26,10 @@ from mbf_utils.comparison import compare
 from mbf_utils.errors import InputError
 from mbf_utils.guards import enough_memory, undisturbed
 from mbf_utils.methods.slao import SLAO
+from mbf_utils.reports import find_runs, summarise
+from mbf_utils.results import Run
 from mbf_utils.runs import run_stream, walk_stream
-from mbf_utils.store import task_folders
+from mbf_utils.store import RAISED, new_folder, task_folders
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="forks and signals")
 
@@ -114,6 +118,50 @@ def test_killed_before_or_in_the_middle_of_any_change_it_ends_with_the_same_byte
         shutil.rmtree(killed)
 
 
+def test_at_the_disk_of_any_moment_what_is_read_is_what_the_finished_tasks_wrote(tmp_path, model):
+    """Also between the last task's rename and the moves up, when every task is finished and the run's own tables lag behind."""
+    folder, copies, seen = tmp_path / "run", [], []
+
+    def copy(n):
+        now = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        if task_folders(folder) and now not in seen:
+            seen.append(now)
+            copies.append(Path(shutil.copytree(folder, tmp_path / f"killed-{n}" / "run")))
+
+    end = before_each_change(copy)
+    try:
+        learn(model, folder)
+    finally:
+        end()
+    whole, (expected, _) = Run(folder), summarise(find_runs([folder]))
+    lagging = 0
+    for killed in copies:
+        run, done = Run(killed), len(task_folders(killed))
+        for name in ("matrix", "options"):
+            pd.testing.assert_frame_equal(getattr(run, name), getattr(whole, name)[:done])
+        assert done < 3 or run.state_bytes == whole.state_bytes
+        if done == 3:
+            lagging += any((task_folders(killed)[-1] / name).exists() for name in RAISED)
+            pd.testing.assert_frame_equal(summarise(find_runs([killed]))[0], expected)
+            assert main(["report", str(killed)]) == 0
+    assert lagging > 3
+
+
+@pytest.mark.parametrize("name", ["matrix.csv", "matrix-options.csv"])
+@pytest.mark.parametrize("how", ["short", "swapped", "columns", 500, -3, "inf", "gone"])
+def test_a_table_that_is_not_what_the_finished_tasks_wrote_is_refused(model, tmp_path, name, how, capsys):
+    learn(model, tmp_path / "run")
+    file = tmp_path / "run" / name
+    head, *rows = file.read_text().splitlines()
+    first, last = rows[0].split(",", 2), rows[1]
+    changed = {"short": [head, *rows[:-1]], "swapped": [head, rows[1], rows[0], *rows[2:]], "gone": [],
+               "columns": ["after,prefixes,single,free", *rows]}.get(how, [head, f"{first[0]},{how},{first[2]}", last, *rows[2:]])
+    file.write_text("\n".join(changed) + "\n") if changed else file.unlink()
+    assert main(["report", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("mbf: expected ") and name in said and said.count("\n") == 1
+
+
 @POSIX
 @pytest.mark.parametrize("kind", soak.ACTS)
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(kind, tmp_path):
@@ -200,6 +248,59 @@ def test_a_folder_that_is_removed_under_its_run_is_one_sentence_and_the_run_begi
     assert "found it removed" in one_sentence(caught)
     learn(model, tmp_path / "run")
     assert contents(tmp_path / "run") == undisturbed_run
+
+
+@POSIX
+def test_of_two_that_make_one_folder_one_succeeds_and_what_a_killed_one_left_is_cleared(tmp_path):
+    final = tmp_path / "out"
+
+    def killed():
+        with new_folder(final) as folder:
+            (folder / "half").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(soak.child(killed), 0)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"] == ["half"]
+    with pytest.raises(OSError):
+        with new_folder(final) as slow:
+            (slow / "who").write_text("slow")
+            with new_folder(final) as quick:
+                (quick / "who").write_text("quick")
+            assert (slow / "who").read_text() == "slow"             # one at work is left alone
+    assert (final / "who").read_text() == "quick" and [path.name for path in tmp_path.rglob("*")] == ["out", "who"]
+
+
+def test_of_two_merges_into_one_folder_the_later_says_so(tmp_path, monkeypatch):
+    from mbf_utils import merging
+    usual = merging.save_adapter
+
+    def slow(*arguments):
+        monkeypatch.setattr(merging, "save_adapter", usual)
+        soak.merge(tmp_path / "a")
+        usual(*arguments)
+
+    soak.merge(tmp_path / "first")                                   # writes the adapters
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(merging, "save_adapter", slow)
+    with pytest.raises(InputError, match="^expected to write .*out, found: ") as caught:
+        merging.merge_adapters([tmp_path / "adapters" / f"{i}" for i in range(3)], tmp_path / "a" / "out")
+    one_sentence(caught)
+    soak.check_whole(tmp_path / "a")
+    assert not soak.leftovers(tmp_path) and soak.scores(tmp_path / "a") == soak.scores(tmp_path / "first")
+
+
+def test_a_disk_that_is_full_leaves_the_saved_tables_whole(model, tmp_path, monkeypatch, capsys):
+    learn(model, tmp_path / "run")
+    save = ["report", str(tmp_path / "run"), "--save", "table", "--figures", str(tmp_path / "figures")]
+    assert main(save) == 0
+    before, write = {file.name: file.read_bytes() for file in (tmp_path / "figures").glob("*.csv")}, Path.write_text
+    assert len(before) == 4
+
+    def full(path, text, *arguments, **options):
+        write(path, text[:len(text) // 2], *arguments, **options)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(Path, "write_text", full)
+    assert main(save) == 2 and "No space left" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in (tmp_path / "figures").iterdir() if file.suffix != ".png"} == before
 
 
 def mounts() -> bool:
@@ -337,6 +438,44 @@ def test_a_damaged_file_of_a_run_is_named_in_one_sentence(model, tmp_path, name,
         assert (name, how) == ("matrix.csv", "cut")                  # a short table is a table
 
 
+@pytest.mark.parametrize("name, content, told", [
+    ("config.json", {"settings": [1]}, "expected an object of settings in .*config.json"),
+    ("config.json", {"settings": None}, "expected an object of settings in .*config.json"),
+    ("memory.json", {"dict": {"other": 1}}, "expected in .*run the memory of SLAO, found one that is not this method's .KeyError: 'tuned'"),
+    ("memory.json", {"dict": {"tuned": 7}}, "expected in .*run the memory of SLAO, found one that is not this method's"),
+    ("memory.json", {"list": [1]}, "expected what a method remembers in .*memory.json, found a list"),
+    ("state.json", {"dict": {"other": 1}}, "expected a checkpoint of this method inside task 2 .prefixes., .* remove the folder checkpoint-02-"),
+    ("state.json", {"list": [1]}, "expected a checkpoint of this method"), ("state.json", 7, "expected a checkpoint of this method")])
+def test_a_well_formed_file_of_another_shape_is_one_sentence_where_a_run_is_resumed(model, tmp_path, name, content, told):
+    run = tmp_path / "run"
+    next(walk_stream(toy_stream(), "slao", model, out=run, **FAST))
+    file = run / name
+    if name == "state.json":
+        file = run / "checkpoint-02-000001" / name
+        shutil.copytree(run, file.parent, ignore=lambda _, names: set(names) - {"memory.safetensors"})
+        (file.parent / "memory.safetensors").rename(file.with_suffix(".safetensors"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | content if name == "config.json" else content))
+    with pytest.raises(InputError, match=told) as caught:
+        learn(model, run)
+    one_sentence(caught)
+
+
+def test_a_method_s_own_mistake_is_no_damaged_memory(model, tmp_path):
+    method = SLAO()
+    method.start = lambda task: SLAO.start(method, task) if task.index == 1 else {}["forgotten"]
+    with pytest.raises(KeyError, match="forgotten"):
+        learn(model, tmp_path / "run", method)
+
+
+@pytest.mark.parametrize("costs", [{"peak_memory_mb": "much"}, {"peak_gpu_mb": [1]}, {"peak_gpu_mb": True}, [1], "text"])
+def test_costs_of_another_shape_are_one_sentence(model, tmp_path, costs, capsys):
+    learn(model, tmp_path / "run")
+    (tmp_path / "run.cost.json").write_text(json.dumps(costs))
+    assert main(["report", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("mbf: expected ") and "run.cost.json" in said and said.count("\n") == 1
+
+
 # memory
 
 @pytest.mark.parametrize("words", ["CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has ...\nSee documentation", "MPS backend out of memory",
@@ -373,6 +512,20 @@ def test_a_real_want_of_memory_is_recognised_and_what_its_frames_held_is_let_go(
     with pytest.raises(RuntimeError, match="shapes"), enough_memory("to try", "lower it"):
         raise RuntimeError("shapes do not fit")
     assert not guards.is_want_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize("command, arguments", [("check", ["a", "world-5", "--max-drop", "1"]), ("merge", ["a", "b", "--out", "c"]), ("export", ["a", "--out", "c"]),
+                                                ("make_base", ["c"])])
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")])
+def test_want_of_memory_in_any_command_is_one_sentence(monkeypatch, capsys, command, arguments, error):
+    from mbf_utils import commands
+
+    def short(arguments):
+        raise error
+    monkeypatch.setattr(commands, command, short)
+    assert main([command.replace("_", "-"), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("mbf: expected enough memory for this command, found: ") and said.count("\n") == 1
 
 
 def test_a_model_that_does_not_fit_is_one_sentence(monkeypatch):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from test_chats import PLAIN
 from tiny import word_tokenizer
-from toy import FAST, toy_model, toy_stream
+from toy import FAST, contents, toy_model, toy_stream
 
 from mbf_utils import cli, commands, models, runs
 from mbf_utils.adapters import PREFIX, load_adapter, load_config, save_adapter
@@ -498,6 +498,22 @@ def test_links_in_a_run_folder_never_delete_what_they_lead_to(tmp_path, model):
         ends_well(lambda: run_stream(toy_stream()[:2], "slao", model, out=folder, **FAST))
         assert (precious / "letter").read_text() == "dear"
         (folder / name).unlink(missing_ok=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links need a right there")
+@pytest.mark.parametrize("name", ["tasks", "tasks/01-single", "tasks/01-single/result", "checkpoint-02-000001", ".lock", ".config.json.tmp"])
+def test_a_run_with_a_link_where_the_store_writes_or_clears_is_refused_and_what_it_leads_to_stays(tmp_path, model, name):
+    folder, there = tmp_path / "run", tmp_path / "elsewhere"
+    next(runs.walk_stream(toy_stream(), "slao", model, out=folder, **FAST))
+    if (folder / name).exists():
+        (folder / name).rename(there)
+    else:
+        shutil.copytree(folder / "tasks", there)
+    (folder / name).symlink_to(there)
+    before = contents(there) if there.is_dir() else there.read_bytes()
+    with pytest.raises(InputError, match=f"found the link .*{name}"):
+        run_stream(toy_stream(), "slao", model, out=folder, **{**FAST, "keep": "last"})
+    assert (contents(there) if there.is_dir() else there.read_bytes()) == before
 
 
 def test_every_method_s_settings_are_checked_where_the_command_reads_them():

@@ -24,6 +24,7 @@ LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split(
 # what neighbours in one layer may take from each other
 NEIGHBOURS = {
     "settings": {"scores"},
+    "models": {"settings"},
     "reproduce": {"comparison", "presets", "results"},
     "lora": {"errors", "subspaces"},
     "subspaces": {"errors"},

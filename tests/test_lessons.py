@@ -75,16 +75,16 @@ def hand_in(folder, name="slao", seed=0, order=None, add=0.0, **changes):
     (folder / "config.json").write_text(json.dumps(config))
     for file, more in (("matrix.csv", 0.0), ("matrix-options.csv", add)):
         table = pd.read_csv(folder / file, index_col=0) + more
-        table.set_axis(config["stream"]["tasks"], axis=1).to_csv(folder / file)
+        table.set_axis(config["stream"]["tasks"], axis=1).set_axis(config["stream"]["tasks"], axis=0).to_csv(folder / file)
     return average_accuracy(run.options) + add
 
 
 def test_a_class_s_runs_make_one_figure_and_one_table(tmp_path, capsys):
-    slao = [hand_in(tmp_path / "anna" / "slao", add=1), hand_in(tmp_path / "ben" / "x" / "slao", seed=1, add=-3),
-            hand_in(tmp_path / "cleo" / "slao", order="2", add=4)]
+    slao = [hand_in(tmp_path / "anna" / "slao", add=-1), hand_in(tmp_path / "ben" / "x" / "slao", seed=1, add=-3),
+            hand_in(tmp_path / "cleo" / "slao", order="2", add=-4)]
     sequential = [hand_in(tmp_path / "anna" / "seqlora", "seqlora"),
-                  hand_in(tmp_path / "ben" / "seqlora", "seqlora", seed=1, add=2)]
-    hand_in(tmp_path / "dora" / "a-copy-of-anna-s", add=1)
+                  hand_in(tmp_path / "ben" / "seqlora", "seqlora", seed=1, add=-2)]
+    hand_in(tmp_path / "dora" / "a-copy-of-anna-s", add=-1)
     hand_in(tmp_path / "ed" / "slao", seed=5)
     shutil.rmtree(tmp_path / "ed" / "slao" / "tasks" / "05-yelp")
     figure, found = pool(tmp_path)

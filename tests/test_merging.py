@@ -198,7 +198,7 @@ def test_no_space_leaves_nothing_half_written(tmp_path, monkeypatch):
 
     def full(*_):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr("mbf_utils.merging.commit", full)
+    monkeypatch.setattr("mbf_utils.store.commit", full)
     with pytest.raises(InputError, match="No space left"):
         merge_adapters(folders, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter0", "adapter1"]

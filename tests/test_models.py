@@ -1,12 +1,14 @@
 """Loading models: the built-in bases, the rules for device and dtype, and errors of one sentence."""
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from mbf_utils import models, world
@@ -86,6 +88,43 @@ def test_a_base_whose_tokenizer_has_no_eos_is_refused_when_it_is_to_learn(tmp_pa
     loaded = load_model(tmp_path, device="cpu")
     with pytest.raises(InputError, match="expected a tokenizer with an eos token, .* found none in .*: set tokenizer.eos_token"):
         run_stream(load_stream("world-5", limit=2)[:1], model=loaded)
+
+
+@pytest.mark.parametrize("how", ["missing", "another shape"])
+def test_a_base_without_some_of_its_weights_is_refused_by_name(tmp_path, how):
+    shutil.copytree(BASES / "tiny", tmp_path / "base")
+    file, name = tmp_path / "base" / "model.safetensors", "model.layers.0.self_attn.q_proj.weight"
+    weights = load_file(file)
+    whole = weights.pop(name)
+    if how == "another shape":
+        weights[name] = whole[:5].contiguous()
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=rf"^expected all weights of the model '.*base', found 1 missing or of another shape \({name}\)"):
+        load_model(tmp_path / "base", device="cpu")
+    save_file({**weights, name: whole, "more.weight": whole.clone()}, file, metadata={"format": "pt"})
+    assert torch.equal(load_model(tmp_path / "base", device="cpu")[0].get_parameter(name), whole)
+
+
+@pytest.mark.parametrize("content, told", [("{garbage", "expected JSON in"), (b"\xff\xfe", "expected JSON in"), ("[1]", "found list"), ("null", "found NoneType"),
+                                           ('{"rnk": 3}', "found rnk"), ('{"rank": "3"}', "expected rank to be a whole number")])
+def test_a_base_s_own_settings_that_cannot_be_used_are_one_sentence(tmp_path, content, told):
+    shutil.copytree(BASES / "tiny", tmp_path / "base")
+    (tmp_path / "base" / "lora.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    model = load_model(tmp_path / "base", device="cpu")
+    with pytest.raises(InputError, match=told) as caught:
+        run_stream(load_stream("world-5", limit=2)[:1], model=model, out=tmp_path / "run")
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_a_token_that_the_base_has_no_vector_for_is_one_sentence_and_one_that_never_occurs_is_none(tmp_path):
+    model, tokenizer = load_model("tiny", device="cpu")
+    tokenizer.add_tokens(["zeugma"])                          # more tokens than vectors: as in Gemma 3 1B
+    stream = load_stream("world-5", limit=2)[:1]
+    run_stream(stream, model=(model, tokenizer), epochs=1)
+    tokenizer.add_tokens([stream[0].train[0].prompt[:9]])
+    with pytest.raises(InputError, match="expected a base with a vector for every token, .*resize_token_embeddings") as caught:
+        run_stream(stream, model=(model, tokenizer), out=tmp_path / "run")
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
 def test_auto_takes_the_best_device(monkeypatch):

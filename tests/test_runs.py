@@ -1,8 +1,10 @@
 """Whole runs on the toy stream: the matrix, the folder, the model that comes back, and every method there is."""
 import dataclasses
+import json
 import math
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -16,11 +18,15 @@ from mbf_utils.lora import Pair
 from mbf_utils.method import Method, Task
 from mbf_utils.methods.references import MultiTask
 from mbf_utils.methods.slao import SLAO
+from mbf_utils.models import load_model
+from mbf_utils.reports import summarise
 from mbf_utils.results import Run
 from mbf_utils.runs import fingerprint, run_stream, walk_stream
+from mbf_utils.sources import load_stream
 from mbf_utils.store import pack, unpack
 from mbf_utils.streams import Example
 
+ROOT = Path(__file__).resolve().parent.parent
 NAMES = ["single", "prefixes", "free"]
 
 
@@ -89,6 +95,25 @@ def test_a_run_can_be_opened_from_its_folder_while_and_after_it_goes_on(run):
     pd.testing.assert_frame_equal(opened.matrix, run.matrix)
     with pytest.raises(InputError, match="expected a run in"):
         Run(run.folder / "tasks")
+
+
+def test_a_run_records_what_it_was_made_with_and_is_the_same_run_with_another(tmp_path):
+    model, stream = load_model("tiny", "cpu"), load_stream("world-5", seed=3, limit=4)[:1]
+    run = run_stream(stream, "slao", model, out=tmp_path / "run", epochs=1)
+    assert run.config["record"] == {"data_seed": 3, "limit": 4, "dtype": "float32", "quantize": None, "threads": torch.get_num_threads(), "card": None}
+    assert run.config["device"] == "cpu" and {"python", "torch", "peft"} < run.config["versions"].keys()
+    found = summarise([run])[1].iloc[0]
+    other = {**run.config, "record": {"threads": 64, "card": "another"}, "device": "cuda", "versions": {}}
+    for config in (other, {key: value for key, value in other.items() if key != "record"}):      # as another machine or an older version has it
+        (run.folder / "config.json").write_text(json.dumps(config))
+        again = run_stream(stream, "slao", model, out=tmp_path / "run", epochs=1)
+        assert again.config == config and summarise([again])[1].iloc[0][["run", "setup"]].equals(found[["run", "setup"]])
+
+
+def test_the_committed_tables_have_the_hashes_that_their_runs_have_now():
+    table = pd.read_csv(ROOT / "figures" / "world-5-runs.csv", dtype=str)
+    found = summarise([Run(ROOT / "notebooks" / "runs" / "slao")])[1].iloc[0]
+    assert {tuple(row) for row in table.loc[table["method"] == "slao", ["run", "setup"]].to_numpy()} == {(found["run"], found["setup"])}
 
 
 def test_result_and_tuned_are_the_methods_own(run):
