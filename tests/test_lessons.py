@@ -115,7 +115,7 @@ def test_a_folder_without_a_finished_run_is_told(tmp_path):
 
 def test_the_committed_runs_pool_to_themselves_and_runs_of_fewer_tasks_not_with_them(tmp_path):
     runs = [committed(folder.name) for folder in sorted((ROOT / "notebooks" / "runs").iterdir()) if folder.is_dir()]
-    whole = [run for run in runs if len(run.names) == 5]
+    whole = [run for run in runs if len(run.names) == 5 and not run.config["stream"]["named"]]
     for run in whole:
         hand_in(tmp_path / run.method, run.method)
     _, found = pool(tmp_path, "AA")
