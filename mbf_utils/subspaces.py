@@ -49,8 +49,8 @@ def principal_angles(P: Tensor, Q: Tensor) -> Tensor:
 
 
 def project_out(X: Tensor, Q: Tensor) -> Tensor:
-    """X (m, d) without its part in the row space of Q (k, d), rows orthonormal: X - X Q^T Q."""
-    return X - (X @ Q.T) @ Q
+    """X (m, d) without its part in the row space of Q (k, d), rows orthonormal or zero: X - X Q^T Q."""
+    return X - (X @ Q.mT) @ Q
 
 
 def complement(Q: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from .lora import Lora, Pair, each, stack, svd
 from .subspaces import project_out
 
 PARTS = ("rows", "columns", "both", "own")
+AT_ONCE = 2 ** 24                                   # numbers of factors that are worked on together: 128 MB
 
 
 def updates(tuned: list[Lora], starts: list[Lora]) -> list[Lora]:
@@ -74,38 +75,53 @@ def shares(changed: list[Lora], top: int | None = None) -> pd.DataFrame:
     top: of each earlier update only so many of its strongest directions. changed: from `updates`. Columns: task (from 2),
     module, part, value, expected, energy (||D_i||_F^2). NaN for a zero update.
     """
-    rows = []
-    for path in paths_of(changed):
-        pair = padded(changed, path)
-        found = spans(pair, top)                                     # {"dW rows": (T, k, d_in), "dW columns": (T, k, d_out)}
-        U, S, Vt = svd(pair)                                         # (T, d_out, k), (T, k), (T, k, d_in)
-        d_out, d_in = _shape(changed[0][path])
-        P, Q = found["dW rows"][0, :0], found["dW columns"][0, :0]
+    found: dict[str, list] = {}
+    for paths in _alike(changed):                                    # m modules of one shape at once
+        pairs = [padded(changed, path) for path in paths]
+        A, B = (torch.stack(factors) for factors in zip(*pairs))     # (m, T, r, d_in), (m, T, d_out, r)
+        spaces = spans(Pair(A.flatten(0, 1), B.flatten(0, 1)), top)
+        rows, columns = (spaces[name].unflatten(0, A.shape[:2]) for name in ("dW rows", "dW columns"))      # (m, T, k, d)
+        U, S, Vt = svd(Pair(A, B))                                   # (m, T, d_out, k), (m, T, k), (m, T, k, d_in)
+        P, Q = rows[:, 0, :0], columns[:, 0, :0]
         for i in range(1, len(changed)):
-            P, Q = _wider(P, found["dW rows"][i - 1]), _wider(Q, found["dW columns"][i - 1])     # (p, d_in), (q, d_out)
-            inside = _inside(U[i], S[i], Vt[i], P, Q)
-            p, q = len(P) / d_in, len(Q) / d_out
-            expected = (p, q, p * q, (1 - p) * (1 - q))
-            rows += [(i + 1, path, part, *values, inside[1]) for part, *values in zip(PARTS, inside[0], expected)]
-    return pd.DataFrame(rows, columns=["task", "module", "part", "value", "expected", "energy"])
+            P, Q = _wider(P, rows[:, i - 1]), _wider(Q, columns[:, i - 1])                 # (m, p, d_in), (m, q, d_out)
+            inside, energy = _inside(U[:, i], S[:, i], Vt[:, i], P, Q)
+            p, q = (space.any(-1).double().sum(-1) / space.shape[-1] for space in (P, Q))
+            expected = torch.stack([p, q, p * q, (1 - p) * (1 - q)], -1)
+            for path, *values in zip(paths, inside.tolist(), expected.tolist(), energy.tolist()):
+                found.setdefault(path, []).extend((i + 1, path, *row, values[2]) for row in zip(PARTS, *values[:2]))
+    table = [row for path in paths_of(changed) for row in found.get(path, ())]
+    return pd.DataFrame(table, columns=["task", "module", "part", "value", "expected", "energy"])
+
+
+def _alike(changed: list[Lora]) -> list[list[str]]:
+    """The modules, those of one shape and rank together, but no more of them than AT_ONCE numbers hold."""
+    found: dict[tuple, list[list[str]]] = {}
+    for path in paths_of(changed):
+        shape = (*_shape(changed[0][path]), max(len(lora[path].A) for lora in changed))
+        groups = found.setdefault(shape, [[]])
+        if (len(groups[-1]) + 1) * len(changed) * sum(shape[:2]) * shape[2] > AT_ONCE and groups[-1]:
+            groups.append([])
+        groups[-1].append(path)
+    return [paths for groups in found.values() for paths in groups]
 
 
 def _wider(Q: Tensor, P: Tensor) -> Tensor:
-    """Orthonormal rows of the sum of the spaces of Q (q, d) and P (k, d), rows orthonormal; zero rows of P count for nothing. The
-    singular values of what Q leaves of P are the sines of their angles."""
+    """Orthonormal rows of the sums of the spaces of Q (m, q, d) and P (m, k, d), rows orthonormal or zero, and zero rows where
+    others of the m have more. The singular values of what Q leaves of P are the sines of their angles."""
     rest = project_out(project_out(P, Q), Q)                         # twice: once leaves rounding as large as the small sines
     _, S, Vt = torch.linalg.svd(rest, full_matrices=False)
-    return torch.cat([Q, Vt[S > NEGLIGIBLE]])
+    new = S > NEGLIGIBLE                                             # (m, k): the first ones
+    return torch.cat([Q, (Vt * new[..., None])[:, :int(new.sum(-1).max())]], 1)
 
 
-def _inside(U: Tensor, S: Tensor, Vt: Tensor, P: Tensor, Q: Tensor) -> tuple[tuple[float, ...], float]:
-    """(the shares of PARTS, ||D||_F^2) of D = U diag(S) V^T."""
-    whole = S.square().sum()
-    left, right = Q @ (U * S), Vt @ P.T                              # (q, k), (k, p)
-    rows = (S[:, None] * right).square().sum()
-    columns, both = left.square().sum(), (left @ right).square().sum()
+def _inside(U: Tensor, S: Tensor, Vt: Tensor, P: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
+    """(the shares of PARTS (m, 4), ||D||_F^2 (m,)) of D = U diag(S) V^T."""
+    whole = S.square().sum(-1)
+    left, right = Q @ (U * S[..., None, :]), Vt @ P.mT               # (m, q, k), (m, k, p)
+    rows, columns, both = (X.square().sum((-1, -2)) for X in (S[..., None] * right, left, left @ right))
     own = (whole - rows - columns + both).clamp(min=0)
-    return tuple((part / whole).item() for part in (rows, columns, both, own)), whole.item()
+    return torch.stack([rows, columns, both, own], -1) / whole[:, None], whole
 
 
 def over_modules(table: pd.DataFrame) -> pd.DataFrame:
