@@ -47,9 +47,12 @@ cards[["task_id", "old_data", "looks", "routes"]].sum().rename("methods that nee
 # A state that grows, beside one that does not: what three runs carried from task to task, measured in their folders.
 
 # %%
+import pandas as pd
+
 walks = [mbf.walk_stream(mbf.load_stream("world-5", limit=16), method, mbf.load_model("tiny", device="cpu"), epochs=1)
          for method in ("slao", "per_task", "olora")]
-mbf.plots_geometry.memory(mbf.anatomy.memory([run for walk in walks for run in walk]))
+table = pd.concat([mbf.anatomy.memory([run]) for walk in walks for run in walk])           # measured after each task
+mbf.plots_geometry.memory(table)
 
 # %% [markdown]
 # ## How was it measured?
@@ -176,8 +179,6 @@ mbf.lessons.keep(mbf.plots.comparison(levels, "AA_options", title=title, over="t
 # match.
 
 # %%
-import pandas as pd
-
 exact = mbf.findings.run_scores(each, "AA")
 found = {reading: mbf.findings.against(values, "slao") for reading, values in (("labels", scores), ("exact", exact))}
 pd.concat({reading: pd.crosstab(rows["method"].str.split(" ").str[0].map(cards["family"]), rows["verdict"])
