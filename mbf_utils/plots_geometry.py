@@ -162,7 +162,7 @@ def forgetting_bound(table: pd.DataFrame, names: Sequence[str] | None = None, ti
         base = base + last[term].to_numpy()
     left.plot(last.task, last.dW, color="black", marker="D", linestyle="none", markersize=9, markeredgecolor="white",
               label="both together: ‖BₜAₜ − BᵢAᵢ‖")
-    left.set(xticks=last.task if names else ticks(int(last.task.max())), ylim=(0, base.max() * 1.45 or 1))
+    left.set(xticks=last.task if names else ticks(int(last.task.max())), ylim=(0, float(np.max(base)) * 1.45 or 1))
     if names:
         left.set_xticks(last.task, [short(f"{task} {names[task - 1]}", 14) for task in last.task], rotation=30, ha="right",
                         rotation_mode="anchor")

@@ -11,7 +11,7 @@ from mbf_utils.errors import InputError
 from mbf_utils.folders import read_folder
 from mbf_utils.hub import read_hub
 from mbf_utils.prompts import FORMS, form_of
-from mbf_utils.rows import is_table
+from mbf_utils.rows import check_draw, is_table
 from mbf_utils.streams import Stream
 
 WORLDS = ("world-5", "world-15", "world-100")                 # made by the package itself, see world.py
@@ -40,7 +40,9 @@ def load_stream(name_or_path, order=None, seed: int = 0, limit: int | None = Non
         return replace(load_stream(name_or_path, order, seed, limit, named), chat=True)
     if isinstance(name_or_path, Stream):
         return name_or_path
-    return replace(_read(name_or_path, order, seed, limit, named, prompts), drawn={"data_seed": seed, "limit": limit})
+    check_draw(limit, seed)
+    drawn = {"data_seed": int(seed), "limit": None if limit is None else int(limit)}
+    return replace(_read(name_or_path, order, seed, limit, named, prompts), drawn=drawn)
 
 
 def _read(name_or_path, order, seed: int, limit: int | None, named: bool | None, prompts: str | None) -> Stream:

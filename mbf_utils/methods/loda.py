@@ -44,7 +44,7 @@ def halves(batch: Batch, chance: torch.Generator) -> list[Batch]:
 
 @dataclass
 class LoDA(IncLoRA):
-    rho: float = number(0.5, 0)                     # rho_max of GAO; 0: the plain loss
+    rho: float = number(0.5)                        # rho_max of GAO; 0: the plain loss, below 0: the other sign
     general: float = number(0.5, 0)                 # w
     gamma: float = number(3.0, 0)                   # what the new inputs count for, beside the old ones
     ridge: float = number(1e-4, above=0)            # of S_old's mean diagonal, for the ratio
