@@ -5,7 +5,7 @@
 # make bundle     pack kit, bases, notebooks and committed runs into dist/mbf-kit.zip, to upload or to open offline
 # make colab-check  the notebooks and figures under Colab's own versions (constraints-colab.txt), in a .venv-colab
 # make figures    re-make the tables and figures of figures/ from their runs
-# make figures-check  the same in a copy of the tree; says which of the committed ones differ, and changes none
+# make figures-check  settings, runs, tables and pictures once more in a copy of the tree (hours); says which differ, changes none
 # make handout    the notebooks as one static page, dist/mbf-handout.html, for reading without a kernel or a network
 # make lint       ruff and mypy, as make test runs them too
 # make soak       faults at random moments, 100 of each kind, every crash point, and many examples for the fuzzers
