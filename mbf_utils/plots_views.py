@@ -111,8 +111,7 @@ def shares_in_words(tables: Mapping[str, pd.DataFrame], top: int, names: Sequenc
     """The last task's own share in every panel of `shares`, beside chance."""
     own = {}
     for method, table in tables.items():
-        rows = over_modules(table)
-        own[method] = rows[(rows.part == "own") & (rows.task == rows.task.max())].iloc[0]
+        own[method] = over_modules(table[(table.part == "own") & (table.task == table.task.max())]).iloc[0]
     said = [f"{title_of(method)} {100 * row.value:.1f} (of a random one {100 * row.expected:.1f})" for method, row in own.items()]
     return f"Against the {top} strongest directions of each earlier update, the last task's ({names[-1]}) own in %: {', '.join(said)}."
 
@@ -162,9 +161,9 @@ def pieces(table: pd.DataFrame) -> pd.DataFrame:
     for column in ("value", "expected"):
         for piece in ("rows", "columns"):
             wide[column, piece] -= wide[column, "both"]
-    found = [(task, piece, wide.loc[task, ("value", piece)], wide.loc[task, ("expected", piece)])
-             for task in wide.index for piece, *_ in PIECES]
-    return pd.DataFrame(found, columns=["task", "piece", "value", "expected"])
+    names = [piece for piece, *_ in PIECES]
+    return pd.DataFrame({"task": np.repeat(wide.index, len(names)), "piece": names * len(wide),
+                         **{column: wide[column][names].to_numpy().ravel() for column in ("value", "expected")}})
 
 
 def _how_much_is_own(whole: Mapping[str, pd.DataFrame]) -> str:

@@ -20,6 +20,7 @@ from typing import Callable, NamedTuple
 
 from mbf_utils import words
 from mbf_utils.errors import InputError
+from mbf_utils.rows import check_draw
 from mbf_utils.streams import Example, Stream, TaskData
 from mbf_utils.words import Writer
 
@@ -215,11 +216,6 @@ def _made(name: str, seed: int, limit: int | None, named: bool) -> TaskData:
     return framed(name, design, pairs, SHORT, limit, named)
 
 
-def _check_limit(limit) -> None:
-    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-        raise InputError(f"limit is a whole number of rows from 1 on, or None for all rows, not {limit!r}.")
-
-
 def world_stream(name: str, order=None, seed: int = 0, limit: int | None = None, named: bool = False) -> Stream:
     """The stream "world-5", "world-15" or "world-100".
 
@@ -246,7 +242,7 @@ def world_stream(name: str, order=None, seed: int = 0, limit: int | None = None,
         if order not in orders:
             raise InputError(f"{name} has the orders {', '.join(orders)}, or take a list of its task names; not {order!r}.")
         tasks = orders[order]
-    _check_limit(limit)
+    check_draw(limit, seed)
     return Stream(name, order, tuple(_made(task, seed, limit, named) for task in tasks), general())
 
 
@@ -259,7 +255,7 @@ def alike_pair(likeness: float, seed: int = 0, limit: int | None = None, named: 
     """
     if not 0 <= likeness <= 1:
         raise InputError(f"likeness is a number from 0 (every answer differs) to 1 (the same task), not {likeness!r}.")
-    _check_limit(limit)
+    check_draw(limit, seed)
     design, answers = TASKS["yahoo"], list(YAHOO)
     kept = Writer(f"{seed} alike").some(answers, 10)[:round(10 * likeness)]
     second = {answer: answer if answer in kept else after for answer, after in zip(answers, answers[1:] + answers[:1])}
