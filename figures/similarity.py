@@ -17,8 +17,7 @@ import torch
 import mbf_utils as mbf
 from mbf_utils.plots_similarity import likeness
 from mbf_utils.plots_similarity import surface as surface_picture
-from mbf_utils.similarity import learn_pairs, shared_pair
-from mbf_utils.world import alike_pair
+from mbf_utils.similarity import alike_pair, learn_pairs, shared_pair
 
 ROOT = Path(__file__).resolve().parent.parent
 LIKENESS = (0, 0.2, 0.4, 0.6, 0.8, 1)

@@ -15,7 +15,7 @@ _FACE = {
     "merge_adapters": "merging", "Continual": "continual", "make_base": "pretrain",
     "chat_rows": "chats", "merge_into_base": "serving", "InputError": "errors", "Worse": "errors",
 }
-_MODULES = ("abreast", "adapters", "anatomy", "beliefs", "chats", "checks", "cluster", "comparison", "continual", "contract",
+_MODULES = ("abreast", "adapter_files", "adapters", "anatomy", "beliefs", "chats", "checks", "cluster", "comparison", "continual", "contract",
             "evaluation", "explorers", "explorers_tasks", "explorers_views", "findings", "folders", "geometry", "goals",
             "lessons", "loops", "lora", "merging", "method", "methods", "metrics", "models", "plots", "plots_bench",
             "plots_example", "plots_explore", "plots_geometry", "plots_merge", "plots_pairs", "plots_results", "plots_similarity",

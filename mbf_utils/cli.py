@@ -11,6 +11,14 @@ from .errors import InputError
 from .guards import enough_memory
 
 
+def _workers(text: str) -> int | str:
+    """A number of processes, or the name of a joblib backend."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
@@ -67,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
                          "has it for the base")
     compare.add_argument("--seeds", default="3", help="how many (3: the seeds 0, 1, 2), or a list with commas (0,5)")
     compare.add_argument("--orders", help="numbers of orders with commas between, for every stream; default: the first")
-    compare.add_argument("--workers", default="1", help="processes on this machine, or the name of a joblib backend")
+    compare.add_argument("--workers", type=_workers, default=1, help="processes on this machine, or the name of a joblib backend")
     compare.add_argument("--abreast", type=int, default=1, metavar="N", help="runs of one method that a worker learns side by side: "
                          "puts a GPU to use that one small run leaves idle")
     compare.add_argument("--backend", metavar="NAME", help="dask: the workers of the Dask cluster at --scheduler; or another "
@@ -88,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="values to try, at most four settings in all")
     search.add_argument("--seeds", default="1", help="as for compare")
     search.add_argument("--order", help="an order's number")
-    search.add_argument("--workers", default="1", help="processes, or the name of a joblib backend")
+    search.add_argument("--workers", type=_workers, default=1, help="processes, or the name of a joblib backend")
     search.add_argument("--out", default="runs/search", help="folder of the runs")
     search.add_argument("--figures", default="figures", help="where choice-METHOD.csv is written")
     search.add_argument("--apart", action="store_true", help="a choice for this stream alone: written to choice-STREAM-METHOD.csv, and "
@@ -134,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--data", action="append", default=[], metavar="BENCHMARK=PATH", help="folder of standard, long or "
                            "superni; default: from the Hub")
     reproduce.add_argument("--seeds", default="42,43,44", help="as for compare; the replication's are the default")
-    reproduce.add_argument("--workers", default="1", help="processes, or the name of a joblib backend")
+    reproduce.add_argument("--workers", type=_workers, default=1, help="processes, or the name of a joblib backend")
     reproduce.add_argument("--out", default="runs/reproduce", help="folder of the runs")
     _add_inputs(reproduce)
     reproduce.set_defaults(model=None)

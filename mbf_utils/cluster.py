@@ -25,8 +25,9 @@ from typing import Callable, Iterator, NamedTuple
 from uuid import uuid4
 
 from .costs import cost_file, read_costs
+from .disk import write_json
 from .errors import InputError
-from .store import RAISED, Store, newest, task_folders, write_json
+from .store import RAISED, Store, newest, task_folders
 
 _one = threading.Lock()                             # a worker process learns one task at a time, however many threads it has
 LOST = "expected the Dask scheduler to stay, found it gone ({}): finished tasks are kept, give the command again"

@@ -113,7 +113,7 @@ def compare(arguments) -> int:
         methods = [(name, own[name]) if isinstance(name, str) and own[name] else name for name in methods]
     if arguments.scheduler and arguments.backend != "dask":
         raise InputError(f"expected --backend dask with --scheduler {arguments.scheduler}, found {arguments.backend}")
-    workers = arguments.backend or _workers(arguments.workers)
+    workers = arguments.backend or arguments.workers
     with connected(arguments.scheduler) if arguments.scheduler else nullcontext():
         comparison = compare(streams, methods, _seeds(arguments.seeds), base, arguments.out, workers, arguments.abreast,
                              arguments.cell, **_settings(arguments))
@@ -126,24 +126,17 @@ def compare(arguments) -> int:
     return 1 if len(comparison.failures) else 0
 
 
-def _workers(text: str) -> int | str:
-    try:
-        return int(text)
-    except ValueError:
-        return text
-
-
 def search(arguments) -> None:
     from .comparison import Base
+    from .disk import write_whole
     from .search import choose, search
-    from .store import write_whole
     grid = {}
     for pair in arguments.grid:
         field, _, values = pair.partition("=")
         grid[field] = [_fields([f"{field}={value}"], arguments.method)[field] for value in values.split(",") if value]
     base = Base(arguments.model, arguments.device, arguments.dtype, arguments.quantize)
     table = search(_stream(arguments, arguments.stream, arguments.order), arguments.method, grid, _seeds(arguments.seeds), base,
-                   arguments.out, _workers(arguments.workers), **_settings(arguments))
+                   arguments.out, arguments.workers, **_settings(arguments))
     name = f"{table['stream'][0]}-{arguments.method}" if arguments.apart else arguments.method
     file = Path(arguments.figures) / f"choice-{name}.csv"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -234,7 +227,7 @@ def reproduce(arguments) -> int:
         raise InputError(f"expected --data for standard, long or superni, found {odd[0]!r}")
     model = Base(arguments.model or "", arguments.device, arguments.dtype, arguments.quantize)
     table, failures = reproduce(choose(arguments.cells), data, arguments.out, model, _seeds(arguments.seeds), arguments.limit,
-                                arguments.data_seed, _workers(arguments.workers), arguments.named, arguments.prompts,
+                                arguments.data_seed, arguments.workers, arguments.named, arguments.prompts,
                                 **_settings(arguments))
     for differs, rows in table[~table["as the paper"]].groupby("differs", sort=False):
         several = differs.split("; ")

@@ -24,13 +24,13 @@ from tqdm.auto import tqdm
 
 from . import cluster
 from .cells import Base, Cell, learn, loaded, next_task
+from .disk import write_whole
 from .errors import InputError
 from .method import Method
 from .methods import METHODS, make_method
 from .reports import order_table, summarise
 from .results import Run
 from .sources import load_stream
-from .store import write_whole
 from .streams import Stream
 from .titles import name_of, setting_of
 

@@ -23,7 +23,6 @@ Several processes (DDP): the same batches in task() on each, save on one; not wi
 """
 from __future__ import annotations
 
-import math
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,10 +32,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .adapters import Adapted, load_adapter, load_config, scaling_of, unusual
+from .adapter_files import plain_adapter
+from .adapters import Adapted
+from .callback import TaskCallback
 from .checks import compared, held_out
 from .errors import InputError
-from .loops import Hooks, OpenTask, Rows, RowsProbe, TaskCallback, fitting
+from .loops import Hooks, OpenTask, Rows, RowsProbe, fitting
 from .lora import Lora, Pair, apart, copied, each
 from .method import Method, seed_of
 from .methods import make_method
@@ -45,7 +46,7 @@ from .runs import fingerprint
 from .settings import Settings
 from .store import pack, unpack
 from .titles import name_of
-from .versions import Version, read_versions, settings_of, weights_hash, write_versions
+from .versions import Version, base_of, read_versions, settings_of, weights_hash, write_versions
 
 ALIKE = 1e-3                                        # relative difference below which two updates count as one
 
@@ -68,7 +69,7 @@ class Continual:
             raise InputError(f"expected keep and batch_size to be 1 or more, found {keep} and {batch_size}")
         self.method, self.seed, self.keep, self.batch_size = fitting(make_method(method)), seed, keep, batch_size
         self._named = method if isinstance(method, str) else name_of(method)
-        self._base = _base(model)
+        self._base = base_of(model)
         self._lora = {"targets": settings.targets if isinstance(settings.targets, str) else list(settings.targets),
                       "rank": settings.rank, "alpha": settings.alpha, "dropout": settings.dropout}
         self._adapted = Adapted(model, *self._lora.values())
@@ -143,8 +144,7 @@ class Continual:
         self._need_open()
         task, name = self._task, self._task.name
         if not self._hooks.steps:
-            raise InputError("expected at least one step of a PyTorch optimizer over continual.parameters() in task "
-                             f"{name}, found none")
+            raise InputError(f"expected at least one step of a PyTorch optimizer over continual.parameters() in task {name}, found none")
         if not all(parameter.isfinite().all() for parameter in self._trained):
             raise InputError(f"expected finite numbers after task {name}, found others: lower the learning rate or the penalty's "
                              "weight")
@@ -260,7 +260,7 @@ class Continual:
         is checked by all its weights, or by some of each tensor where save() was an earlier version's. method: only for one that is
         no row of METHODS, or has a function among its settings: the same as then."""
         config, read = read_versions(path)
-        base, found = config["base"], _base(model)
+        base, found = config["base"], base_of(model)
         kind, hashed = ("sha256", weights_hash) if "sha256" in base else ("fingerprint", fingerprint)
         if (found := found | {kind: hashed(model)})[kind] != base[kind]:
             told = [f"{one['name'] or 'no name'}, {one['dtype']}, fingerprint {one[kind][:16]}" for one in (base, found)]
@@ -272,11 +272,7 @@ class Continual:
         if (now := settings_of(method)) != settings:
             raise InputError(f"expected the method that {path} was learned by ({name}, {settings}), found "
                              f"{type(method).__name__}, {now}: give that one as method=")
-        versions, saved, told = read(), load_config(path), Settings(**config["lora"])
-        for module, pair in versions[-1].result.items():
-            if not math.isclose(found := scaling_of(saved, module, pair.A.shape[0]), told.alpha / told.rank):
-                raise InputError(f"expected the scaling {told.alpha:g} / {told.rank} of continual.json (alpha / rank) at {module} "
-                                 f"in {path}, found {found:g}: the adapter is another's, bring both back from a copy")
+        versions = read()
         continual = cls(model, method, **config["lora"], **{key: config[key] for key in ("seed", "keep", "batch_size")})
         continual._named, continual._versions = name, versions
         continual._wear_last()
@@ -287,18 +283,12 @@ class Continual:
                      batches=None, seed: int = 0, keep: int = 3, batch_size: int = 8) -> Continual:
         """Takes an existing PEFT adapter as task 1, with its modules, rank, alpha and dropout. name: of that task (the folder's).
         batches: what it was trained on, for methods that look at the rows."""
-        config, lora = load_config(path), load_adapter(path)
-        shapes = {(pair.A.shape[0], scaling_of(config, module, pair.A.shape[0])) for module, pair in lora.items()}
-        if (odd := unusual(config)) or len(shapes) != 1:
-            found = ", ".join(odd) or f"{len(shapes)} of them"
-            raise InputError(f"expected plain LoRA of one rank and scaling in {path}, found {found}")
+        config, lora, rank, s = plain_adapter(path)
         mine, theirs = getattr(model, "name_or_path", "") or "", config.get("base_model_name_or_path") or ""
         if mine != theirs:
             warnings.warn(f"the adapter {path} names the base {theirs!r}, the model is {mine!r}: whether they fit was not "
                           "checked", stacklevel=2)
-        (rank, s), = shapes
-        continual = cls(model, method, sorted(lora), rank, s * rank, config.get("lora_dropout") or 0.0, seed, keep,
-                        batch_size)
+        continual = cls(model, method, sorted(lora), rank, s * rank, config.get("lora_dropout") or 0.0, seed, keep, batch_size)
         task = continual._new_task(name or Path(path).absolute().name, batches)
         lora = each(lambda pair: Pair(*(factor.to(continual._adapted.device, torch.float32) for factor in pair)), lora)
         continual._start(task)                      # for what it puts into the method's memory
@@ -308,10 +298,3 @@ class Continual:
                              "makes another of it: train the first task with it")
         continual._keep(task.name, result)
         return continual
-
-
-def _base(model: nn.Module) -> dict[str, str]:
-    """What names a base. The same weights in another type are another base: their values differ."""
-    if any(".lora_A." in name for name, _ in model.named_parameters()):
-        raise InputError("expected a base model without adapters, found one that wears some: load it anew")
-    return {"name": getattr(model, "name_or_path", "") or "", "dtype": str(next(model.parameters()).dtype)}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from .disk import commit, read_json
 from .errors import InputError
-from .store import commit, read_json
 
 PEAKS = ("peak_memory_mb", "peak_gpu_mb")
 

@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from .adapters import load_adapter, load_config, save_adapter, scaling_of, unusual
+from .adapter_files import load_adapter, load_config, save_adapter, scaling_of, unusual
+from .disk import new_folder
 from .errors import InputError
 from .lora import Lora, Pair, each
 from .method import Method, Task
 from .methods import METHODS, make_method
-from .store import new_folder
 
 KIN = 0.5
 

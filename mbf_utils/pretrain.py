@@ -21,11 +21,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mbf_utils import world
 from mbf_utils.adapters import Adapted
+from mbf_utils.disk import new_folder
 from mbf_utils.documents import BOS, EOS, PAD, batches, padded, text_documents, word_vectors, world_documents
 from mbf_utils.errors import InputError
 from mbf_utils.evaluation import evaluate
 from mbf_utils.models import load_model, no_bars, suggested
-from mbf_utils.store import new_folder
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 POSITIONS = 512

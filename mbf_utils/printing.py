@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from . import plots
+from .disk import write_whole
 from .reports import COSTS, KEYS, matrices, printed, summarise
-from .store import write_whole
 
 
 def show(table: pd.DataFrame, orders=()) -> None:

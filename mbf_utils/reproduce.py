@@ -23,12 +23,12 @@ import pandas as pd
 
 from . import presets
 from .comparison import Base, compare
+from .disk import write_whole
 from .errors import InputError
 from .published import replicated, rows_of
 from .results import Run
 from .settings import Settings
 from .sources import load_stream
-from .store import write_whole
 from .streams import ORDERS, Stream
 from .titles import card_of
 

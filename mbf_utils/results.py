@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from . import metrics
+from .disk import read_json
 from .errors import InputError
 from .lora import Lora
-from .store import newest, read_config, read_json, read_table, table, task_folders
+from .store import newest, read_config, read_table, table, task_folders
 
 # what those who read a run rely on, in config.json and in a task's log.json
 CONFIG = {"stream": {"name": str, "order": str, "named": bool, "tasks": list, "fingerprint": str}, "method": {"name": str},
@@ -109,7 +110,7 @@ class Run:
 
     def lora(self, i: int, which: str = "result") -> Lora:
         """The factors after task i (from 1): "result", the model from then on, or "tuned", what training left."""
-        from .adapters import load_adapter          # and with it PEFT, which tables do not need
+        from .adapter_files import load_adapter          # and with it PEFT, which tables do not need
         return load_adapter(self.adapter(i, which))
 
     def adapter(self, i: int, which: str = "result") -> Path:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from .comparison import compare
+from .disk import write_json
 from .errors import InputError
 from .methods import make_method
-from .store import write_json
 from .titles import place_of
 
 CHOSEN = Path(__file__).with_name("chosen.json")

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .adapters import load_adapter, load_config, scaling_of, unusual
+from .adapter_files import load_adapter, load_config, scaling_of, unusual
+from .disk import commit
 from .errors import InputError
 from .models import BUILT_IN, DTYPES, load_model, no_bars
-from .store import commit
 from .text import token_ids
 
 PLACES = 8, 64                                      # rows and tokens that are read where no texts are given

@@ -2,7 +2,7 @@
 
 Two things about a pair of tasks can be set in the generated world:
 
-    agreement  `world.alike_pair`: the same question about the same texts; of ten answer words a share means the same in both
+    agreement  `alike_pair`: the same question about the same texts; of ten answer words a share means the same in both
                tasks, the others are exchanged. At 0 every answer of the first task is wrong in the second.
     surface    `shared_pair`: reviews of restaurants, then of products, the same five levels of praise; whether the second task
                asks the same question and answers in the same words is chosen. No answer of the one is wrong in the other's sense.
@@ -26,13 +26,34 @@ from .method import Method, Task
 from .methods import make_method
 from .models import suggested
 from .probe import Probe
+from .rows import check_draw
 from .settings import Settings
 from .streams import Stream, TaskData
 from .training import accelerator_for, train_task
-from .world import DEV, STARS, TASKS, TEST, TRAIN, framed, general, rows
+from .words import Writer
+from .world import DEV, STARS, TASKS, TEST, TRAIN, YAHOO, framed, general, rows
 
 OTHER_QUESTION = "tell the mood of the writer ."
 OTHER_WORDS = "1 2 3 4 5".split()
+
+
+def alike_pair(likeness: float, seed: int = 0, limit: int | None = None, named: bool = False) -> Stream:
+    """Two tasks, "first" and "second", whose likeness from 0 to 1 the reader sets.
+
+    Both ask for the topic of the same prompts (yahoo's ten topics). Of the ten answer words, round(10 * likeness),
+    drawn by the seed, mean the same in both tasks; each other word of the first task becomes the next word of the list
+    in the second. 1: the second task is the first once more; 0: every answer of the first is wrong in the second.
+    """
+    if not 0 <= likeness <= 1:
+        raise InputError(f"likeness is a number from 0 (every answer differs) to 1 (the same task), not {likeness!r}.")
+    check_draw(limit, seed)
+    design, answers = TASKS["yahoo"], list(YAHOO)
+    kept = Writer(f"{seed} alike").some(answers, 10)[:round(10 * likeness)]
+    second = {answer: answer if answer in kept else after for answer, after in zip(answers, answers[1:] + answers[:1])}
+    pairs = rows(design, f"{seed} alike", TRAIN + DEV + TEST)
+    tasks = (framed("first", design, pairs, (TRAIN, DEV, TEST), limit, named),
+             framed("second", design, [(text, second[answer]) for text, answer in pairs], (TRAIN, DEV, TEST), limit, named))
+    return Stream("alike", f"{likeness:g}", tasks, general())
 
 
 def shared_pair(question: bool, words: bool, seed: int = 0, limit: int | None = None, named: bool = False) -> Stream:

@@ -19,19 +19,18 @@ import io
 import json
 import os
 import shutil
-from contextlib import contextmanager, suppress
-from glob import escape
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable
-from uuid import uuid4
+from typing import Callable
 
 import pandas as pd
 from filelock import BaseFileLock, FileLock, Timeout
 from safetensors import SafetensorError
 
+from .disk import commit, read_json, sync, write_json
 from .errors import InputError
 from .packing import brief, load_value, pack, save_value, unpack  # noqa: F401 (whoever opens a store finds them here)
-from .rows import json_of, refusal, text_of
+from .rows import refusal, text_of
 
 # what moves up when a task is committed
 RAISED = ("memory.safetensors", "memory.json", "matrix.csv", "matrix-options.csv", "matrix-score.csv")
@@ -57,74 +56,6 @@ def read_table(file: Path) -> pd.DataFrame:
         return pd.read_csv(io.StringIO(text), index_col=0, dtype={0: str}, keep_default_na=False, na_values=[""]).astype(float)      # a task may be "NA"
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(f"expected a table of scores in {file}, found something else ({brief(error)})") from None
-
-
-def read_json(file: Path, kind: type = dict) -> Any:
-    """The object (or list) in a JSON file of a run."""
-    value = json_of(file)
-    if not isinstance(value, kind):
-        raise InputError(f"expected an object in {file}, found {type(value).__name__}: it is no file of this kit")
-    return value
-
-
-def sync(path: Path) -> None:
-    """Forces a file or a folder to disk (a folder only where the system can)."""
-    if path.is_dir() and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def commit(temporary: Path, final: Path) -> None:
-    """Syncs everything below `temporary`, then renames it to `final`: there whole, or not at all."""
-    for path in sorted(temporary.rglob("*"), reverse=True) if temporary.is_dir() else []:
-        sync(path)
-    sync(temporary)
-    os.replace(temporary, final)
-    sync(final.parent)
-
-
-def write_whole(text: str, file: Path) -> None:
-    """The file with this text: whole, or as it was before."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        commit(temporary, file)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-@contextmanager
-def new_folder(final: Path):
-    """Yields a folder under a name of its own, which then becomes `final`: whole, or not at all. Of several processes at once the first
-    to end makes it; the others get OSError, as where `final` is not empty. What killed ones left under such names is cleared."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    for left in final.parent.glob(f".{escape(final.name)}.{'[0-9a-f]' * 8}.tmp"):
-        with suppress(Timeout):                     # its process is at work
-            with FileLock(left / ".lock", timeout=0):
-                pass
-            shutil.rmtree(left, ignore_errors=True)
-    temporary = final.with_name(f".{final.name}.{uuid4().hex[:8]}.tmp")
-    try:
-        temporary.mkdir()
-        with FileLock(temporary / ".lock", timeout=0):
-            yield temporary
-        (temporary / ".lock").unlink(missing_ok=True)
-        if final.exists():
-            final.rmdir()                           # an empty one
-        commit(temporary, final)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def write_json(value: Any, file: Path) -> None:
-    write_whole(json.dumps(value, indent=2) + "\n", file)
 
 
 class Store:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -24,12 +25,15 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from .adapters import Adapted, load_adapter
+from .adapter_files import load_adapter, load_config, scaling_of
+from .adapters import Adapted
+from .disk import commit, sync
 from .errors import InputError
 from .lora import Lora
 from .method import Method
 from .rows import json_of
-from .store import commit, load_value, pack, safe, save_value, sync, unpack
+from .settings import Settings
+from .store import load_value, pack, safe, save_value, unpack
 
 OURS = ("adapter_model.safetensors", "adapter_config.json", "memory.safetensors", "memory.json", "continual.json", "versions")
 
@@ -80,7 +84,20 @@ def read_versions(path: str | Path) -> tuple[dict, Callable[[], list[Version]]]:
                          "another PEFT adapter use Continual.from_adapter")
     config = _checked(json_of(file), file)
     *earlier, last = config["versions"]
-    return config, lambda: [*(_read(path / "versions" / _folder(names), names) for names in earlier), _read(path, last)]
+
+    def read() -> list[Version]:
+        versions = [*(_read(path / "versions" / _folder(names), names) for names in earlier), _read(path, last)]
+        _check_scaling(path, versions[-1].result, Settings(**config["lora"]))
+        return versions
+
+    return config, read
+
+
+def base_of(model: nn.Module) -> dict[str, str]:
+    """What names a base. The same weights in another type are another base: their values differ."""
+    if any(".lora_A." in name for name, _ in model.named_parameters()):
+        raise InputError("expected a base model without adapters, found one that wears some: load it anew")
+    return {"name": getattr(model, "name_or_path", "") or "", "dtype": str(next(model.parameters()).dtype)}
 
 
 def weights_hash(base: nn.Module) -> str:
@@ -120,6 +137,14 @@ def _checked(config: Any, file: Path) -> dict:
         raise InputError(f"expected {odd[0]} in {file} as Continual.save writes it, found {brief(found.get(odd[0]))}: bring it "
                          "back from a copy")
     return config
+
+
+def _check_scaling(path: Path, lora: Lora, told: Settings) -> None:
+    saved = load_config(path)
+    for module, pair in lora.items():
+        if not math.isclose(found := scaling_of(saved, module, pair.A.shape[0]), told.alpha / told.rank):
+            raise InputError(f"expected the scaling {told.alpha:g} / {told.rank} of continual.json (alpha / rank) at {module} "
+                             f"in {path}, found {found:g}: the adapter is another's, bring both back from a copy")
 
 
 def _folder(names: list[str]) -> str:

@@ -18,7 +18,7 @@ import hashlib
 from functools import lru_cache
 from typing import Callable, NamedTuple
 
-from mbf_utils import words
+from mbf_utils import corpus, words
 from mbf_utils.errors import InputError
 from mbf_utils.rows import check_draw
 from mbf_utils.streams import Example, Stream, TaskData
@@ -246,39 +246,20 @@ def world_stream(name: str, order=None, seed: int = 0, limit: int | None = None,
     return Stream(name, order, tuple(_made(task, seed, limit, named) for task in tasks), general())
 
 
-def alike_pair(likeness: float, seed: int = 0, limit: int | None = None, named: bool = False) -> Stream:
-    """Two tasks, "first" and "second", whose likeness from 0 to 1 the reader sets.
-
-    Both ask for the topic of the same prompts (yahoo's ten topics). Of the ten answer words, round(10 * likeness),
-    drawn by the seed, mean the same in both tasks; each other word of the first task becomes the next word of the list
-    in the second. 1: the second task is the first once more; 0: every answer of the first is wrong in the second.
-    """
-    if not 0 <= likeness <= 1:
-        raise InputError(f"likeness is a number from 0 (every answer differs) to 1 (the same task), not {likeness!r}.")
-    check_draw(limit, seed)
-    design, answers = TASKS["yahoo"], list(YAHOO)
-    kept = Writer(f"{seed} alike").some(answers, 10)[:round(10 * likeness)]
-    second = {answer: answer if answer in kept else after for answer, after in zip(answers, answers[1:] + answers[:1])}
-    pairs = rows(design, f"{seed} alike", TRAIN + DEV + TEST)
-    tasks = (framed("first", design, pairs, (TRAIN, DEV, TEST), limit, named),
-             framed("second", design, [(text, second[answer]) for text, answer in pairs], (TRAIN, DEV, TEST), limit, named))
-    return Stream("alike", f"{likeness:g}", tasks, general())
-
-
 # ---- what the base is made from
 @lru_cache(maxsize=1)
 def general() -> tuple[str, ...]:
     """200 documents that no task contains and that pretraining leaves out: what a base knows besides the tasks."""
     write, found = Writer("general", CONTENT), {}
     while len(found) < 200:
-        found[words.document(write)] = None
+        found[corpus.document(write)] = None
     return tuple(found)
 
 
 def pretraining_document(write: Writer) -> str:
-    """One document to make a base from: a text of `words.document`, or any words of the vocabulary to repeat or to choose."""
+    """One document to make a base from: a text of `corpus.document`, or any words of the vocabulary to repeat or to choose."""
     if write.chance(0.92):
-        return words.document(write)
+        return corpus.document(write)
     some = write.some(CONTENT, write.pick((2, 3, 4)))
     if write.chance(0.5):
         return f"repeat {' '.join(some)} reply : {' '.join(some)} ."
@@ -293,7 +274,7 @@ FRAME = """task dataset answer one two sentence question word passage candidate 
 @lru_cache(maxsize=1)
 def vocabulary() -> tuple[str, ...]:
     """Every word of the world, after the four special tokens: the place of a word is its token id in the built-in bases."""
-    found = {*words.FRAME, *FRAME, *words.LINKS, *words.NAMES, *words.PLACES, *words.COLORS, *words.MOODS, *words.TWOFOLD}
+    found = {*corpus.FRAME, *FRAME, *words.LINKS, *words.NAMES, *words.PLACES, *words.COLORS, *words.MOODS, *words.TWOFOLD}
     for pool in (*words.LEVELS, *words.VERBS):
         found.update(pool)
     for table in (words.ASPECTS, words.THEMES, words.KINDS):

@@ -26,7 +26,7 @@ if __name__ == "__main__":
 import torch
 from toy import FAST, contents, toy_model, toy_stream
 
-from mbf_utils.adapters import load_adapter, save_adapter
+from mbf_utils.adapter_files import load_adapter, save_adapter
 from mbf_utils.comparison import compare
 from mbf_utils.lora import Pair
 from mbf_utils.merging import merge_adapters

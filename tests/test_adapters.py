@@ -12,7 +12,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from tiny import equal, random_lora, tensors, tiny_llama
 
-from mbf_utils.adapters import LIVE, PREFIX, Adapted, installed, load_adapter, load_config, save_adapter
+from mbf_utils.adapter_files import PREFIX, load_adapter, load_config, save_adapter
+from mbf_utils.adapters import LIVE, Adapted, installed
 from mbf_utils.errors import InputError
 from mbf_utils.lora import Pair, copied, stack
 
@@ -265,7 +266,7 @@ def test_the_bytes_of_a_saved_adapter_do_not_depend_on_the_hash_seed(tmp_path):
         save_adapter(lora, folder, 1.0, names, "base")
     """)
     exec(code, {"torch": torch, "Pair": Pair, "save_adapter": save_adapter, "folder": tmp_path / "here"})
-    start = "import sys, torch\nfrom mbf_utils.adapters import save_adapter\nfrom mbf_utils.lora import Pair\nfolder = sys.argv[1]"
+    start = "import sys, torch\nfrom mbf_utils.adapter_files import save_adapter\nfrom mbf_utils.lora import Pair\nfolder = sys.argv[1]"
     subprocess.run([sys.executable, "-c", start + code, str(tmp_path / "there")], env={**os.environ, "PYTHONHASHSEED": "1"}, check=True)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()

@@ -67,7 +67,7 @@ def test_a_mean_over_test_rows_is_saved_as_it_is_printed(runs, tmp_path, capsys,
 
 def test_merge_of_a_run_s_tuned_adapters_is_the_run_s_own_result(runs, tmp_path):
     import torch
-    from mbf_utils.adapters import load_adapter
+    from mbf_utils.adapter_files import load_adapter
     run = Run(runs / "slao-0")
     out = tmp_path / "merged"
     assert main(["merge", *(str(run.adapter(i, "tuned")) for i in range(1, 6)), "--out", str(out)]) == 0

@@ -23,13 +23,14 @@ from toy import FAST, before_each_change, contents, toy_model, toy_stream
 from mbf_utils import guards, models
 from mbf_utils.cli import main
 from mbf_utils.comparison import compare
+from mbf_utils.disk import new_folder
 from mbf_utils.errors import InputError
 from mbf_utils.guards import enough_memory, undisturbed
 from mbf_utils.methods.slao import SLAO
 from mbf_utils.reports import find_runs, summarise
 from mbf_utils.results import Run
 from mbf_utils.runs import run_stream, walk_stream
-from mbf_utils.store import RAISED, new_folder, task_folders
+from mbf_utils.store import RAISED, task_folders
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="forks and signals")
 

@@ -21,10 +21,11 @@ from tiny import word_tokenizer
 from toy import FAST, contents, toy_model, toy_stream
 
 from mbf_utils import cli, commands, models, runs
-from mbf_utils.adapters import PREFIX, load_adapter, load_config, save_adapter
+from mbf_utils.adapter_files import PREFIX, load_adapter, load_config, save_adapter
 from mbf_utils.chats import chat_rows, in_batches
 from mbf_utils.checks import read_probes, rows_of
 from mbf_utils.continual import Continual
+from mbf_utils.disk import read_json
 from mbf_utils.errors import InputError
 from mbf_utils.folders import read_folder
 from mbf_utils.lora import Pair
@@ -36,7 +37,7 @@ from mbf_utils.rows import MOST
 from mbf_utils.runs import run_stream
 from mbf_utils.settings import Settings
 from mbf_utils.sources import load_stream
-from mbf_utils.store import read_json, read_table
+from mbf_utils.store import read_table
 from mbf_utils.streams import Stream
 from mbf_utils.tables import read_tables
 from mbf_utils.text import encode

@@ -8,11 +8,11 @@ from mbf_utils.methods import METHODS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mbf_utils"
 LAYERS = {
-    0: "errors lora subspaces metrics streams words rows prompts rouge guards fields",
-    1: "world published folders tables hub text adapters geometry theory updates sharding goals",
+    0: "errors lora subspaces metrics streams words corpus rows disk prompts rouge guards fields",
+    1: "world published folders tables hub text adapter_files adapters geometry theory updates sharding goals",
     2: "sources models method scores settings documents chats",
     3: "methods probe",
-    4: "training evaluation store costs titles loops versions packing checks",
+    4: "training evaluation store costs titles loops callback versions packing checks",
     5: "presets results runs abreast cells reports comparison reproduce search merging continual pretrain anatomy lives "
        "contract beliefs remerge similarity cluster serving findings",
     6: "plots looks plots_views plots_merge plots_similarity plots_results plots_geometry plots_pairs plots_explore "
@@ -32,6 +32,10 @@ NEIGHBOURS = {
     "streams": {"errors"},
     "fields": {"errors"},
     "words": {"errors"},
+    "corpus": {"words"},
+    "disk": {"errors", "rows"},
+    "adapters": {"adapter_files"},
+    "callback": {"loops"},
     "rows": {"errors", "streams"},
     "prompts": {"errors", "streams"},
     "theory": {"geometry"},
@@ -72,7 +76,7 @@ NEIGHBOURS = {
     "plots_bench": {"looks", "plots"},
     "bench": {"explorers", "explorers_tasks", "explorers_views", "lessons", "widgets"},
 }
-ONLY_IN = {"peft": {"adapters"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
+ONLY_IN = {"peft": {"adapters", "adapter_files"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
 
 FILES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
@@ -120,7 +124,7 @@ def test_big_libraries_have_one_door(library):
 @pytest.mark.parametrize("name", FILES)
 def test_a_module_is_short_and_says_what_it_is(name):
     assert FILES[name].stem not in {"utils", "misc", "base", "common"}
-    assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= 320
+    assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= 300
     assert ast.get_docstring(TREES[name]) or name == "__main__"
 
 

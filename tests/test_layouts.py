@@ -11,7 +11,8 @@ from tiny import random_lora, word_tokenizer
 from toy import FAST, LABELS, rows, toy_stream
 from torch import nn
 
-from mbf_utils.adapters import Adapted, installed, load_config
+from mbf_utils.adapter_files import load_config
+from mbf_utils.adapters import Adapted, installed
 from mbf_utils.errors import InputError
 from mbf_utils.evaluation import generate, label_scores
 from mbf_utils.lora import Pair

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mbf_utils.adapters import load_adapter, load_config, save_adapter
+from mbf_utils.adapter_files import load_adapter, load_config, save_adapter
 from mbf_utils.errors import InputError
 from mbf_utils.lora import Pair
 from mbf_utils.merging import KIN, first_weight, kin, merge_adapters
@@ -141,7 +141,7 @@ def test_a_scaling_of_its_own_for_a_module_survives(tmp_path):
     path = next(iter(SITES))
     out = merge_adapters(saved(tmp_path, chain(2, 0.1), scaling={p: 5.0 if p == path else 2.0 for p in SITES}), tmp_path / "out")
     config = load_config(out)
-    from mbf_utils.adapters import scaling_of
+    from mbf_utils.adapter_files import scaling_of
     assert {p: scaling_of(config, p, 3) for p in SITES} == {p: pytest.approx(5.0 if p == path else 2.0) for p in SITES}
 
 
@@ -198,7 +198,7 @@ def test_no_space_leaves_nothing_half_written(tmp_path, monkeypatch):
 
     def full(*_):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr("mbf_utils.store.commit", full)
+    monkeypatch.setattr("mbf_utils.disk.commit", full)
     with pytest.raises(InputError, match="No space left"):
         merge_adapters(folders, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter0", "adapter1"]

@@ -8,7 +8,7 @@ import torch
 from tiny import SITES, equal, make_task, random_lora, tensors
 from toy import rows, trained
 
-from mbf_utils.adapters import load_adapter, save_adapter
+from mbf_utils.adapter_files import load_adapter, save_adapter
 from mbf_utils.errors import InputError
 from mbf_utils.lora import Pair, copied, truncate
 from mbf_utils.merging import merge_adapters

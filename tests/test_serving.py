@@ -11,7 +11,7 @@ from tiny import random_lora, tiny_llama, word_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from mbf_utils import cli
-from mbf_utils.adapters import save_adapter
+from mbf_utils.adapter_files import save_adapter
 from mbf_utils.errors import InputError
 from mbf_utils.models import load_model
 from mbf_utils.serving import merge_into_base

@@ -14,7 +14,7 @@ from test_training import distributed
 from toy import FAST, toy_model, toy_stream
 
 from mbf_utils import cli
-from mbf_utils.adapters import load_adapter
+from mbf_utils.adapter_files import load_adapter
 from mbf_utils.errors import InputError
 from mbf_utils.methods import make_method
 from mbf_utils.results import Run

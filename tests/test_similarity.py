@@ -6,9 +6,9 @@ from toy import FAST, toy_stream
 from mbf_utils import anatomy, updates
 from mbf_utils.errors import InputError
 from mbf_utils.runs import run_stream
-from mbf_utils.similarity import OTHER_QUESTION, OTHER_WORDS, learn_pairs, shared_pair
+from mbf_utils.similarity import OTHER_QUESTION, OTHER_WORDS, alike_pair, learn_pairs, shared_pair
 from mbf_utils.streams import Stream
-from mbf_utils.world import STARS, alike_pair, vocabulary
+from mbf_utils.world import STARS, vocabulary
 
 METHODS = ["seqlora", "slao", "slao_random", "multi_task"]
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from toy import FAST, before_each_change, contents, toy_stream
 
-from mbf_utils import store
+from mbf_utils import disk, store
 from mbf_utils.errors import InputError
 from mbf_utils.lora import Pair
 from mbf_utils.methods.slao import SLAO
@@ -185,7 +185,7 @@ def test_what_another_process_began_while_the_lock_was_awaited_is_seen(tmp_path,
 
     def late(lock, **options):
         acquire(lock, **options)
-        store.write_json({**CONFIG, "seed": 1}, tmp_path / "config.json")
+        disk.write_json({**CONFIG, "seed": 1}, tmp_path / "config.json")
 
     monkeypatch.setattr(store.FileLock, "acquire", late)
     assert "seed = 1" in refused(tmp_path)
@@ -259,7 +259,8 @@ def test_whatever_is_renamed_into_place_was_forced_to_disk_before_and_its_folder
         replace(source, target)
         renamed.append((Path(target), len(synced)))
 
-    monkeypatch.setattr(store, "sync", lambda path: (synced.append(Path(path)), sync(path)))
+    for module in (store, disk):
+        monkeypatch.setattr(module, "sync", lambda path: (synced.append(Path(path)), sync(path)))
     monkeypatch.setattr(os, "replace", replacing)
     run_stream(toy_stream()[:2], "slao", model, out=tmp_path / "run", **SETTINGS)
     assert len(renamed) == 1 + 2 * (1 + 1 + 4)               # the configuration; a checkpoint, a task and four raised files each

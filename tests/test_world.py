@@ -7,7 +7,8 @@ import pytest
 
 from mbf_utils import words, world
 from mbf_utils.errors import InputError
-from mbf_utils.world import alike_pair, world_stream
+from mbf_utils.similarity import alike_pair
+from mbf_utils.world import world_stream
 
 STREAMS = [(name, order) for name, orders in world.ORDERS.items() for order in orders]
 
@@ -191,8 +192,8 @@ def test_general_text_is_in_no_task():
 
 
 def test_the_world_is_the_same_in_every_process():
-    code = ("from mbf_utils import world; print([world.world_stream(name, limit=5).fingerprint() for name in world.ORDERS],"
-            "world.alike_pair(0.3).fingerprint(), world.vocabulary_hash())")
+    code = ("from mbf_utils import similarity, world; print([world.world_stream(name, limit=5).fingerprint() for name in world.ORDERS],"
+            "similarity.alike_pair(0.3).fingerprint(), world.vocabulary_hash())")
     outputs = {subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, check=True,
                               capture_output=True, text=True).stdout for seed in ("1", "2")}
     assert len(outputs) == 1 and world_stream("world-5", limit=5).fingerprint() in outputs.pop()

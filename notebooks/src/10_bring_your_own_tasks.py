@@ -205,7 +205,7 @@ json.loads((merged / "merge.json").read_text())["kinship"]
 # but the fine-tuned pairs and their order, so it can be made later:
 
 # %%
-from mbf_utils.adapters import load_adapter
+from mbf_utils.adapter_files import load_adapter
 
 ours, result = load_adapter(merged), run.lora(5, "result")
 max(float((x - y).abs().max()) for path in ours for x, y in zip(ours[path], result[path]))
@@ -272,7 +272,7 @@ attempt(lambda: mbf.merge_adapters([paths[0], spoiled("stranger", base_model_nam
 attempt(lambda: mbf.merge_adapters([paths[0], spoiled("rslora", use_rslora=True)], "wrong"))
 
 # %%
-from mbf_utils.adapters import save_adapter
+from mbf_utils.adapter_files import save_adapter
 from mbf_utils.lora import each, truncate
 
 half = each(lambda pair: truncate(pair, 4)[0], run.lora(2, "tuned"))
