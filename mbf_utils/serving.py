@@ -8,16 +8,16 @@ changed.
 """
 from __future__ import annotations
 
-import shutil
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from .adapter_files import load_adapter, load_config, scaling_of, unusual
-from .disk import commit
+from .disk import new_folder
 from .errors import InputError
 from .models import BUILT_IN, DTYPES, load_model, no_bars
 from .text import token_ids
@@ -69,21 +69,15 @@ def merge_into_base(adapter, out, model="tiny", device: str = "auto", dtype: str
                              "with them: serve the adapter beside its base")
         module.weight.data += delta                 # type: ignore[operator]
     before = _logits(base, rows)                    # in float32, adapter and base apart or together are the same to rounding
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with no_bars():
-            base.to(DTYPES[dtype]).save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        del base
-        after = _logits(load_model(temporary, device, dtype)[0], rows)           # what was written, as whoever serves it loads it
-        if out.exists():
-            out.rmdir()
-        commit(temporary, out)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise InputError(f"expected to write {out}, found: {error.strerror or error}") from error
+        with new_folder(out) as temporary:
+            with no_bars():
+                base.to(DTYPES[dtype]).save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            del base
+            after = _logits(load_model(temporary, device, dtype)[0], rows)       # what was written, as whoever serves it loads it
+    except (OSError, SafetensorError) as error:                      # safetensors reports a full disk in its own way
+        raise InputError(f"expected to write {out}, found: {getattr(error, 'strerror', None) or error}") from error
     differences = [(one - other).abs().max() for one, other in zip(before, after)]
     changed = sum(int((one.argmax(-1) != other.argmax(-1)).sum()) for one, other in zip(before, after))
     return Merged(out, float(max(differences)), float(torch.cat(before).std()), changed, sum(len(one) for one in before))

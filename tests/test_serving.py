@@ -115,3 +115,14 @@ def test_a_built_in_base_refuses_an_adapter_that_names_another_and_a_folder_is_w
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "the adapter")
         merge_into_base(tmp_path / "same", tmp_path / "again", base, "cpu")
+
+
+def test_a_full_disk_leaves_nothing_behind(base, adapter, tmp_path, monkeypatch):
+    def full(temporary, final):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mbf_utils.disk.commit", full)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match="expected to write .*out, found: No space left on device"):
+        merge_into_base(adapter[1], tmp_path / "out", base, "cpu")
+    assert sorted(tmp_path.iterdir()) == before
