@@ -73,7 +73,7 @@ class SLAO(Method):
         weight = self.schedule(task.index)
 
         def blend(merged: Pair, tuned: Pair) -> Pair:
-            return Pair(*(m + weight * (t - m) if factor in self.merge else t
+            return Pair(*((t - m).mul_(weight).add_(m) if factor in self.merge else t          # m + lambda (t - m), in one new tensor
                           for factor, m, t in zip("AB", merged, tuned)))
 
         merged = tuned if task.index == 1 else each(blend, self.memory["merged"], tuned)
