@@ -77,13 +77,14 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--orders", help="numbers of orders with commas between, for every stream; default: the first")
     compare.add_argument("--workers", type=_workers, default=1, help="processes on this machine, or the name of a joblib backend")
     compare.add_argument("--abreast", type=int, default=1, metavar="N", help="runs of one method that a worker learns side by side: "
-                         "puts a GPU to use that one small run leaves idle")
+                         "puts a GPU to use that one small run leaves idle; their peak memory is not told apart, and left out")
     compare.add_argument("--backend", metavar="NAME", help="dask: the workers of the Dask cluster at --scheduler; or another "
                          "joblib backend")
     compare.add_argument("--scheduler", metavar="ADDRESS", help="of the Dask cluster, as tcp://head:8786")
     compare.add_argument("--cell", metavar="K/N", help="learn the K-th of N shares of the grid only, as one job of a queue; mbf "
                          "report then reads all folders")
-    compare.add_argument("--out", default="runs/compare", help="folder of the runs")
+    compare.add_argument("--out", default="runs/compare", help="folder of the runs, and of table.csv: scores with their spread, what the "
+                         "order does, times, memory")
     _add_saving(compare)
     _add_preset(compare)
     _add_inputs(compare)

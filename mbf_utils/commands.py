@@ -102,7 +102,7 @@ def compare(arguments) -> int:
     from .cluster import connected
     from .comparison import Base, compare
     from .presets import fields
-    from .printing import save, show
+    from .printing import save, show, write_one
     from .search import chosen
     orders = arguments.orders.split(",") if arguments.orders else [None]
     streams = [_stream(arguments, name, order) for name in arguments.streams for order in orders]
@@ -119,6 +119,7 @@ def compare(arguments) -> int:
                              arguments.cell, **_settings(arguments))
     if comparison.runs:
         show(comparison.table, comparison.orders)
+        print(f"\nwritten: {write_one(comparison.table, comparison.orders, Path(arguments.out), arguments.cell)}")
         if arguments.save:
             save(comparison.runs, comparison.orders, Path(arguments.figures), arguments.save)
     for cell, error in comparison.failures.itertuples(index=False):
@@ -206,11 +207,12 @@ def report(arguments) -> None:
         raise InputError("expected folders of runs, or --paper for the published numbers, found neither")
     if arguments.runs:
         from .printing import save, show
-        from .reports import find_runs, summarise
+        from .reports import find_runs, order_table, summarise
         runs = find_runs(arguments.runs)
-        show(summarise(runs, arguments.mean)[0])
+        orders = order_table(runs)
+        show(summarise(runs, arguments.mean)[0], orders)
         if arguments.save:
-            save(runs, (), Path(arguments.figures), arguments.save, arguments.mean)
+            save(runs, orders, Path(arguments.figures), arguments.save, arguments.mean)
     if arguments.paper:
         print("\n" * bool(arguments.runs) + told())
 

@@ -159,7 +159,7 @@ def order_matters(life: Life) -> str:
 
 
 def card_is_true(life: Life) -> str:
-    """Only where its card says so it keeps something of single rows, trains on old ones, or asks which task it is tested on."""
+    """Only where its card says so it keeps single rows or trains on old ones, passes over rows beside the training, or asks for the task."""
     card, result, (first, *_) = life.method.card, life.steps[-1].result, life.toy.rows
     most, half = max(step.rows for step in life.steps), len(first) // 2
     fewer = Life(life.make, life.toy, [first[:half]])
@@ -167,6 +167,8 @@ def card_is_true(life: Life) -> str:
     kept = any((of_all[place], of_half.get(place)) == (len(first), half) for place in of_all)        # an entry for every row
     told = f"up to {most} rows a task, {'an entry' if kept else 'nothing'} for each row in memory"
     need((most > max(map(len, life.toy.rows)) or kept) == card.old_data, f"{told}; card.old_data={card.old_data}")
+    looks = any(step.looked for step in life.steps)
+    need(looks == card.looks, f"{'a' if looks else 'no'} pass over the rows beside the training; card.looks={card.looks}")
     chooses = any(not equal(life.method.worn(f"task{index}", result), result) for index in range(1, len(life.steps) + 1))
     adapters = f"{'several adapters' if chooses else 'one adapter'} at test time"
     need(chooses == card.task_id, f"{adapters}; card.task_id={card.task_id}")
@@ -224,7 +226,7 @@ def accumulation_changes_nothing(life: Life) -> str:
 
 def padding_changes_nothing(life: Life) -> str:
     """Its statistics do not see padding: with smaller batches beside the training it learns the same, but for rounding."""
-    other = Life(life.make, life.toy, life.toy.rows[:2], settings=replace(life.settings, eval_batch_size=3))
+    other = Life(life.make, life.toy, life.toy.rows[:2], beside=3)
     for index, (one, two) in enumerate(zip(life.steps, other.steps), 1):
         for path in one.result:
             mine, theirs = (step.result[path].B @ step.result[path].A for step in (one, two))

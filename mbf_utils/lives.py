@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any, Callable, NamedTuple
 
 import torch
@@ -11,9 +12,9 @@ from .adapters import PAST, Adapted
 from .lora import Lora, copied
 from .method import Method, Task
 from .models import load_model
+from .packing import pack, unpack
 from .probe import Probe
 from .settings import Settings
-from .packing import pack, unpack
 from .streams import Example
 from .training import accelerator_for, train_task
 from .world import world_stream
@@ -38,14 +39,18 @@ class Step(NamedTuple):
     memory: tuple                                   # packed: (JSON, tensors)
     rows: int
     losses: list[float]
+    looked: bool                                    # at rows, beside the training
 
 
 class Life:
     """A method that has learned tasks on a toy. make: () -> a fresh method. After every task its memory is packed and unpacked,
-    as a stored run has it; with `anew` that is all that a new object gets for the next task."""
+    as a stored run has it; with `anew` that is all that a new object gets for the next task. beside: rows a forward pass where the
+    method looks at them beside the training."""
 
-    def __init__(self, make: Callable[[], Method], toy: Toy, rows=None, anew: bool = False, settings: Settings | None = None):
+    def __init__(self, make: Callable[[], Method], toy: Toy, rows=None, anew: bool = False, settings: Settings | None = None,
+                 beside: int | None = None):
         self.make, self.toy, self.settings, self.method = make, toy, settings or toy.settings, make()
+        self.beside = replace(self.settings, batch_size=beside, eval_batch_size=beside) if beside else self.settings
         model, self.tokenizer = toy.base()
         self.adapted = Adapted(model, list(self.settings.targets), self.settings.rank, self.settings.alpha)
         self.adapted.model.eval()
@@ -64,7 +69,7 @@ class Life:
     def task(self, index: int, rows: list[Example] | None = None) -> Task:
         rows = rows or self.toy.rows[index - 1]
         return Task(index, f"task{index}", rows, self.settings.rank, self.adapted.scaling, self.adapted.sites, 0, TASKS,
-                    probe=Probe(self.adapted, self.tokenizer, rows, self.settings))
+                    probe=Probe(self.adapted, self.tokenizer, rows, self.beside))
 
     def _learn(self, index: int, rows: list[Example]) -> tuple[Lora, Lora]:
         """One task; returns the very factors that the method saw and gave."""
@@ -85,7 +90,7 @@ class Life:
         tree = json.loads(json.dumps(tree))
         self.adapted.wear(result)
         self.steps.append(Step(copied(start.lora), start.trains, past, kept, copied(result), (tree, stored), len(seen["rows"]),
-                               losses))
+                               losses, "_rows" in vars(task.probe)))
         method.memory = unpack(tree, {key: value.clone() for key, value in stored.items()})
         return tuned, result
 

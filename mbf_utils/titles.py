@@ -19,16 +19,19 @@ VARIANTS = MappingProxyType({                           # rows that are a class 
     "slao_no_merge": "SLAO, nothing merged", "slao_merge_both": "SLAO, both merged",
     "slao_mean": "SLAO, λ(i) = 1/i", "slao_half": "SLAO, λ(i) = 1/2",
     "nlora_released": "N-LoRA, as released", "inflora_projected": "InfLoRA, projected", "corda_ipm": "CorDA, first components",
-    "sd_lora_keep": "SD-LoRA, directions keep their length", "gainlora_olora": "GainLoRA on O-LoRA", "ema_mean": "EMA, plain mean",
+    "sd_lora_keep": "SD-LoRA, directions keep their length", "gainlora_olora": "GainLoRA on O-LoRA", "gainlora_inflora": "GainLoRA on InfLoRA", "ema_mean": "EMA, plain mean",
     "ema_merged": "EMA, from the merged pair", "ties_running": "TIES, running", "dare_ties": "DARE with TIES",
     "knots_running": "KnOTS, running", "lora_lego_running": "LoRA-LEGO, running", "mora_merged": "MoRA, merged at 1/√i",
-    "lilora_released": "LiLoRA, as released",
+    "lilora_released": "LiLoRA, as released", "orthoreg_released": "OrthoReg, as released",
 })
-OWN = MappingProxyType({                                # what a variant's fidelity is, where it is not its class's
+OWN = MappingProxyType({                                # of a variant: fidelity, what differs (and its paper), where not its class's
     "nlora_released": ("adapted", "as three programs built on the released code have it; its own file was not seen"),
     "inflora_projected": ("adapted", "as the authors' program for language models, but with the kit's s = alpha/r"),
     "sd_lora_keep": ("adapted", "not in the paper: directions keep their length and magnitudes their value"),
-    "dare_ties": ("adapted", "drops before TIES elects, each module by itself, and is cut to rank r"),
+    "dare_ties": ("adapted", "drops before TIES elects, each module by itself, and is cut to rank r", "Yu et al., ICML 2024, arXiv 2311.03099"),
+    "gainlora_olora": ("adapted", "the cosine in the gate follows a report of the released code, rows are not rescaled, and the same energy "
+                       "is kept in all tasks"),
+    "orthoreg_released": ("adapted", "the norm is not squared, as in the released code; a weaker penalty, and the sum is cut back to rank r"),
     "mora_merged": ("adapted", "not in the paper: M is merged over the tasks as SLAO merges B"),
     "lilora_released": ("adapted", "as released, but at the kit's rank, on its modules and with its optimiser"),
     "slao_preserve": ("adapted", "not in the paper: B R^T goes with Q^T, so that the start keeps the function"),
@@ -44,8 +47,7 @@ def card_of(name: str) -> Card | None:
     if name not in METHODS:
         return None
     card = METHODS[name]().card
-    fidelity, differs = OWN.get(name, (card.fidelity, card.differs))
-    return card._replace(fidelity=fidelity, differs=differs)
+    return card._replace(**dict(zip(("fidelity", "differs", "paper"), OWN.get(name, ()))))
 
 
 def cards() -> pd.DataFrame:

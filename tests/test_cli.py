@@ -102,6 +102,14 @@ def test_compare_learns_the_grid_names_what_failed_and_saves_scores_apart_from_c
     table, each = (pd.read_csv(tmp_path / "figures" / f"both{suffix}.csv") for suffix in ("", "-runs"))
     assert list(zip(table["order"], table["method"])) == [(order, method) for order in (1, 2) for method in ("seqlora", "olora")]
     assert sorted(set(each["seed"])) == [0, 3] and not [name for name in [*table, *each] if "second" in name or "peak" in name]
+    one = pd.read_csv(tmp_path / "runs" / "table.csv")
+    assert list(one["order"]) == list(table["order"]) and list(one["AA"]) == list(table["AA"]) and one["MOPD"].notna().all()
+    assert {"forgetting_sd", "learning_accuracy", "AOPD", "seconds_train", "seconds_evaluate", "peak_memory_mb", "state_bytes"} <= set(one)
+    assert main(["report", str(tmp_path / "runs"), "--save", "again", "--figures", str(tmp_path / "figures")]) == 0
+    assert "over several orders" in capsys.readouterr().out
+    assert (tmp_path / "figures" / "again-orders.csv").read_bytes() == (tmp_path / "figures" / "both-orders.csv").read_bytes()
+    for file in (tmp_path / "figures").glob("again*"):
+        file.unlink()
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         "both.csv", "both-runs.csv", "both-matrices.csv", "both-costs.csv", "both-orders.csv",
         *(f"both-world-5-o{order}{reading}.png" for order in (1, 2) for reading in ("", "-options"))}

@@ -3,7 +3,7 @@ import pytest
 import torch
 from tiny import SITES, random_lora
 
-from mbf_utils.lora import Lora, Pair, compact, copied, each, inner, stack, svd, truncate, whole
+from mbf_utils.lora import Lora, Pair, apart, compact, copied, each, inner, stack, svd, truncate, whole
 
 SHAPES = [(3, 9, 5), (1, 4, 4), (6, 4, 9), (8, 3, 3), (5, 5, 1)]     # rank, d_in, d_out; also ranks above a side
 
@@ -142,6 +142,13 @@ def test_the_inner_product_is_that_of_the_dense_matrices():
     one, other = normal(3, 9, 5, seed=1), normal(2, 9, 5, seed=2)
     torch.testing.assert_close(inner(one, other), (dense(one) * dense(other)).sum())
     torch.testing.assert_close(inner(one, one), dense(one).square().sum())
+
+
+def test_how_far_apart_two_updates_are_is_that_of_the_dense_matrices():
+    one, other = ({"a": normal(3, 9, 5, seed=seed), "b": normal(2, 4, 6, seed=seed + 10)} for seed in (1, 2))
+    away = sum((dense(one[path]) - dense(other[path])).square().sum() for path in one)
+    size = sum(dense(one[path]).square().sum() for path in one)
+    assert apart(one, other) == pytest.approx(float((away / size).sqrt())) and apart(one, one) < 1e-6
 
 
 @pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 4), (1, 5)])

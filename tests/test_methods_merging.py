@@ -1,6 +1,7 @@
 """The methods that merge after each task, beside twins with dense matrices and plain loops, and their laws and limits."""
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from mbf_utils.methods.lori import LoRI
 from mbf_utils.methods.magmax import MagMax
 from mbf_utils.methods.opcm import OPCM
 from mbf_utils.methods.orthoreg import OrthoReg
+from mbf_utils.methods.p_and_m import PAndM
 from mbf_utils.methods.slao import SLAO, one_over
 from mbf_utils.methods.task_arithmetic import TaskArithmetic
 from mbf_utils.methods.ties import TIES, ties, trimmed
@@ -90,6 +92,21 @@ def test_a_cut_result_has_the_rank_and_says_what_it_discards(name):
         assert results[-1][path].A.shape[0] == 2 and 0 < lost < 1
         close(results[-1][path], dense(best))
         assert cut.memory["discarded"][path] == pytest.approx(lost) and exact.memory["discarded"][path] == 0.0
+
+
+@pytest.mark.parametrize("make", [TaskArithmetic, OrthoReg, OPCM, PAndM, *map(type, CUT.values())])
+def test_a_sum_that_is_kept_whole_grows_and_its_card_says_so(make):
+    cut, exact = make(), make(exact=True)
+    sizes = {}
+    for method in (cut, exact):
+        for index in range(1, 5):
+            task = make_task(index, rank=2)
+            task.probe = SimpleNamespace(weight_fisher=lambda lora, count: {path: torch.ones(d_out, d_in) for path, (d_in, d_out) in SITES.items()})
+            method.finish(random_lora(rank=2, seed=index), task)
+            sizes.setdefault(method.exact, []).append(sum(tensor.numel() for tensor in tensors(method.memory)))
+    for method in (cut, exact):
+        _, two, three, four = sizes[method.exact]
+        assert method.card.memory == ("linear" if two < three < four else "constant"), (method, sizes)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name]().card.merges and not name.startswith("slao")])
@@ -617,14 +634,15 @@ def test_the_penalty_of_orthoreg_is_the_dense_norm_on_the_shorter_side(squared, 
 
 
 def test_the_gradient_of_orthoreg_is_autograd_s_of_the_dense_form():
-    live, task = live_lora(4), make_task(1)
-    OrthoReg(strength=1.0).penalty(live, task, None, None).backward()
-    for path, pair in live.items():
-        A, B = (factor.detach().clone().requires_grad_() for factor in pair)
-        dW = task.scaling * B @ A
-        (dW @ dW.T - torch.eye(len(dW))).norm().backward()
-        torch.testing.assert_close(pair.A.grad, A.grad)
-        torch.testing.assert_close(pair.B.grad, B.grad)
+    for name, power in (("orthoreg", 2), ("orthoreg_released", 1)):
+        live, task = live_lora(4), make_task(1)
+        METHODS[name](strength=1.0).penalty(live, task, None, None).backward()
+        for path, pair in live.items():
+            A, B = (factor.detach().clone().requires_grad_() for factor in pair)
+            dW = task.scaling * B @ A
+            ((dW @ dW.T - torch.eye(len(dW))).norm() ** power).backward()
+            torch.testing.assert_close(pair.A.grad, A.grad)
+            torch.testing.assert_close(pair.B.grad, B.grad)
 
 
 def test_an_orthonormal_update_costs_only_the_floor_and_a_full_one_nothing():
@@ -632,9 +650,10 @@ def test_an_orthonormal_update_costs_only_the_floor_and_a_full_one_nothing():
     I = torch.eye(6, dtype=torch.float64)
     for rank in (2, 6):
         live = {"": Pair(torch.nn.Parameter(I[:rank].clone()), torch.nn.Parameter(I[:, :rank] / task.scaling))}
-        penalty = OrthoReg(strength=1.0).penalty(live, task, None, None)
-        penalty.backward()
-        assert float(penalty.detach()) == pytest.approx(math.sqrt(6 - rank), abs=1e-5) and live[""].A.grad.isfinite().all()
+        for squared, floor in ((False, math.sqrt(6 - rank)), (True, 6 - rank)):
+            penalty = OrthoReg(strength=1.0, squared=squared).penalty(live, task, None, None)
+            penalty.backward()
+            assert float(penalty.detach()) == pytest.approx(floor, abs=1e-5) and live[""].A.grad.isfinite().all()
 
 
 def test_orthoreg_ends_as_task_arithmetic():

@@ -17,6 +17,7 @@ from mbf_utils.methods import METHODS
 from mbf_utils.methods.am_lora import AMLoRA
 from mbf_utils.methods.ewc import EWC
 from mbf_utils.methods.gainlora import GainLoRA, inputs, opened
+from mbf_utils.methods.inflora import InfLoRA
 from mbf_utils.methods.lwf import LwF
 from mbf_utils.methods.migu import MIGU
 from mbf_utils.methods.olora import OLoRA
@@ -616,6 +617,30 @@ def test_gainlora_takes_its_loras_from_inclora_or_olora():
     like = OLoRA(lambda1=0.5)
     like.memory["stack"] = tuned(1)
     assert float(o.penalty(tuned(2), task_of(2), None, None)) == float(like.penalty(tuned(2), task_of(2), None, None)) > 0
+
+
+def test_gainlora_on_inflora_trains_inside_the_subspace_that_inflora_designs():
+    """A_t, what trains, the basis and the stack are InfLoRA's, as it has them alone; the gates are GainLoRA's."""
+    gated, plain = METHODS["gainlora_inflora"](hidden=20, energy=1.0), InfLoRA()
+    for index, batch in ((1, FIRST), (2, SECOND)):
+        rng = torch.Generator().manual_seed(index)
+        X = {path: torch.randn(3, d_in, generator=rng) for path, (d_in, _) in SITES.items()}         # inputs in three directions
+        for method in (gated, plain):
+            task = task_of(index, batch, rank=2, covariance={path: x.T @ x for path, x in X.items()})
+            task.total = 3
+            start = method.start(task)
+            assert start.trains == "B"
+            lora = {path: Pair(start.lora[path].A, pair.B.float()) for path, pair in tuned(index, 2).items()}
+            if method is gated:
+                first = start
+                shaken(method)
+            method.after_step({}, task)
+            method.finish(lora, task)
+        assert equal(first.lora, start.lora) and (index == 1 or equal(first.past, start.past))
+        assert equal(gated.memory["stack"], plain.memory["stack"])
+    assert all(torch.equal(gated.memory["basis"][path], M) for path, M in plain.memory["basis"].items())
+    assert len(gated.memory["gates"]) == 2 and float(opened(gated.memory["gates"][1], means(FIRST)).max()) < 1e-4
+    assert gated.penalty(tuned(3, 2), task_of(3), None, None) == 0
 
 
 # through the loop

@@ -12,6 +12,7 @@ from .dare import DARE
 from .ema import EMA
 from .ewc import EWC
 from .gainlora import GainLoRA
+from .gainlora_inflora import GainInfLoRA
 from .inclora import IncLoRA
 from .inflora import InfLoRA
 from .k_merge import KMerge
@@ -87,9 +88,11 @@ METHODS: dict[str, Callable[..., Method]] = {
     "am_lora": AMLoRA,
     "gainlora": GainLoRA,
     "gainlora_olora": partial(GainLoRA, lambda1=0.5),
+    "gainlora_inflora": GainInfLoRA,
     # merging after each task
     "task_arithmetic": TaskArithmetic,
     "orthoreg": OrthoReg,
+    "orthoreg_released": partial(OrthoReg, squared=False),
     "ema": EMA,
     "ema_mean": partial(EMA, beta=None),
     "ema_merged": partial(EMA, begin="merged"),

@@ -11,8 +11,8 @@ NeurIPS 2025, arXiv 2505.15424.
 So on earlier prompts p_1 and p_2 stay what they were and G_3 p_2 = 0: the new gate is shut there, as far as M_l holds them.
 The start of G_3 and the measure of the step (the optimiser's, not the gradient) are the released code's, the cosine and its
 slope 4 too as others report of it (the paper: a = |2 sigmoid(G_3 p_2) - 1|). Not here: the code rescales the rows of G_1 and
-G_2 after each step, which would move p_1 and p_2, and lets the energy rise to 1 over 15 tasks. The LoRAs are IncLoRA's, or with
-lambda1 > 0 O-LoRA's. A plain adapter has every gate wide open.
+G_2 after each step, which would move p_1 and p_2, and lets the energy rise to 1 over 15 tasks. The LoRAs are IncLoRA's; with
+lambda1 > 0 O-LoRA's, in gainlora_inflora.py InfLoRA's: the paper has these two. A plain adapter has every gate wide open.
 """
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -48,8 +48,8 @@ class GainLoRA(OLoRA):
     count: int = number(1000, 1)                    # prompts that are looked at, before and after the training
 
     card: ClassVar[Card] = Card("GainLoRA", "Liang and Li, NeurIPS 2025, arXiv 2505.15424", "router", "adapted",
-                                "the cosine in the gate follows a report of the released code, rows are not rescaled, and the same "
-                                "energy is kept in all tasks", memory="linear", looks=True, routes=True)
+                                "on IncLoRA's adapters, the paper has O-LoRA's and InfLoRA's; the cosine in the gate follows a "
+                                "report of the released code, rows are not rescaled, and the same energy is kept in all tasks", memory="linear", looks=True, routes=True)
     gates: Tensor | None = field(default=None, init=False, repr=False, compare=False)        # (b, tasks), of one batch
 
     def prompts(self, task: Task) -> Tensor:

@@ -15,7 +15,8 @@ loss, so the gradients come into line, as the name says; a step up would set the
 
 Ours: one optimiser step for both halves (the code: one after the other); L_1 counts by its answer tokens; an answer is told by
 its first token, and where all have the same, the plain loss stays; S_old sees each task once (the code: twice); the ridge. There
-rho goes up to 0.3 or 0.7 and s is 1/2. As one pair A = [A_G; A_I] has rank 2 r.
+rho goes up to 0.3 or 0.7 and s is 1/2. As one pair A = [A_G; A_I] has rank 2 r. The halves are of the rows of one forward pass:
+where a step is many small passes GAO sees fewer pairs, and where a pass has one row there is no GAO at all.
 """
 import math
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class LoDA(IncLoRA):
     ridge: float = number(1e-4, above=0)            # of S_old's mean diagonal, for the ratio
 
     card: ClassVar[Card] = Card("LoDA", "He et al., ICML 2026, arXiv 2603.00191", "subspaces", "adapted",
-                                "one optimiser step takes both halves of a batch, told apart by their answers' first token",
+                                "one optimiser step takes both halves of a forward pass's rows, told apart by their answers' first token",
                                 memory="linear", looks=True)
 
     def start(self, task: Task) -> Start:

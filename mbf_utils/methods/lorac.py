@@ -10,7 +10,7 @@ Ling et al., Pattern Recognition 2025, arXiv 2504.13407.
 The penalty drives the rows of A to unit length, and from t r > d_in on it cannot reach zero. What belongs to a classifier
 (replay of class centroids, inference of the task) is left out. The newest released code takes I from the composed d x d
 weight and its gradient, an older one from the factors as here. Its learning rate for the omegas, 0.0005 to 1 times that of
-A and B, is 1 here.
+A and B, is 1 here. s = alpha / r is the kit's; there alpha is 1.
 """
 from dataclasses import dataclass
 from typing import ClassVar

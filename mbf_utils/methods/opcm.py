@@ -34,9 +34,13 @@ class OPCM(Method):
     alpha: float = number(0.5, 0, 1)
     exact: bool = False
 
-    card: ClassVar[Card] = Card("OPCM", "Tang et al., NeurIPS 2025, arXiv 2501.09522", "merging", "adapted",
-                                "cut to rank r after every task, and projected only within the merged update's own directions",
-                                merges="independent")
+    about: ClassVar[Card] = Card("OPCM", "Tang et al., NeurIPS 2025, arXiv 2501.09522", "merging", "adapted",
+                                 "cut to rank r after every task, and projected only within the merged update's own directions",
+                                 merges="independent")
+
+    @property
+    def card(self) -> Card:  # type: ignore[override]
+        return self.about._replace(memory="linear") if self.exact else self.about
 
     def start(self, task: Task) -> Start:
         return Start(task.fresh())

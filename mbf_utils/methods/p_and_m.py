@@ -28,9 +28,13 @@ class PAndM(Method):
     count: int = number(200, 1)                     # rows for F_t
     exact: bool = False
 
-    card: ClassVar[Card] = Card("P&M", "Qiu et al., NeurIPS 2025, arXiv 2505.22389", "merging", "adapted",
-                                "sums over the tasks stand for their models, and the merged update is cut to rank r", looks=True)
+    about: ClassVar[Card] = Card("P&M", "Qiu et al., NeurIPS 2025, arXiv 2505.22389", "merging", "adapted",
+                                 "sums over the tasks stand for their models, and the merged update is cut to rank r", looks=True)
     drawn: tuple[int, float] = field(default=(0, 1.0), init=False, repr=False, compare=False)            # within one micro-batch
+
+    @property
+    def card(self) -> Card:  # type: ignore[override]
+        return self.about._replace(memory="linear") if self.exact else self.about
 
     def start(self, task: Task) -> Start:
         return Start(task.fresh(), past=self.memory.get("merged"))

@@ -18,9 +18,13 @@ class TaskArithmetic(Method):
     weight: float = number(0.3, 0)
     exact: bool = False                             # keep the sum whole, rank t r; else cut to the task's rank
 
-    card: ClassVar[Card] = Card("Task arithmetic", "Ilharco et al., ICLR 2023, arXiv 2212.04089", "merging", "adapted",
-                                "the sum is cut back to rank r after every task; the paper merges full weights",
-                                merges="independent")
+    about: ClassVar[Card] = Card("Task arithmetic", "Ilharco et al., ICLR 2023, arXiv 2212.04089", "merging", "adapted",
+                                 "the sum is cut back to rank r after every task; the paper merges full weights",
+                                 merges="independent")
+
+    @property
+    def card(self) -> Card:  # type: ignore[override]
+        return self.about._replace(memory="linear") if self.exact else self.about
 
     def start(self, task: Task) -> Start:
         return Start(task.fresh())

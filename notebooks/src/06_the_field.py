@@ -61,7 +61,7 @@ mbf.plots_geometry.memory(table)
 # they carry over, otherwise the best of four on another world's development rows, the same number for every method.
 
 # %%
-each = mbf.lessons.runs_of("world-5", model="tiny", named=False)
+each = mbf.lessons.runs_of("world-5-three", model="tiny", named=False)
 table = mbf.findings.methods(each)
 table["family"] = table["method"].map(cards["family"])
 print(f"{len(table)} methods, orders {', '.join(each['order'].unique())}, {each['seed'].nunique()} seeds: {len(each)} runs")
