@@ -1,7 +1,7 @@
 # Chooses the methods' settings on the development rows of another world (data seed 7), four settings a method, one seed.
 # Writes figures/choice-METHOD.csv and mbf_utils/chosen.json, which `mbf compare` uses. About 40 CPU-minutes; runs are kept in
 # runs/search, so a second call goes on where the first stopped. A row METHODS has beside its class is a variant, not
-# searched; nor is a budget, of which more is better (replay's rows, K-Merge's slots).
+# searched, but for OrthoReg as released, whose penalty has another size; nor is a budget, of which more is better (replay's rows, K-Merge's slots).
 set -e
 cd "$(dirname "$0")/.."
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
@@ -27,7 +27,8 @@ try sapt lam=0.1,0.5,2,8
 try am_lora lam=0.0001,0.001,0.01,0.1
 try gainlora energy=0.9,0.95,0.99,0.995
 try task_arithmetic weight=0.1,0.3,0.5,1
-try orthoreg strength=0.001,0.01,0.1,1
+try orthoreg strength=0.0001,0.001,0.01,0.1
+try orthoreg_released strength=0.001,0.01,0.1,1
 try ema beta=0.3,0.5,0.7,0.9
 try ties weight=0.5,1,1.5,2
 try dare weight=0.1,0.3,0.5,1
