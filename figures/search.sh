@@ -1,7 +1,8 @@
 # Chooses the methods' settings on the development rows of another world (data seed 7), four settings a method, one seed.
 # Writes figures/choice-METHOD.csv and mbf_utils/chosen.json, which `mbf compare` uses. About 40 CPU-minutes; runs are kept in
-# runs/search, so a second call goes on where the first stopped. A row METHODS has beside its class is a variant, not
-# searched, but for OrthoReg as released, whose penalty has another size; nor is a budget, of which more is better (replay's rows, K-Merge's slots).
+# runs/search, so a second call goes on where the first stopped. A row METHODS has beside its class is a variant, not searched
+# (but for OrthoReg as released, whose penalty has another size); nor is a budget, of which more is better (replay's rows,
+# K-Merge's slots).
 set -e
 cd "$(dirname "$0")/.."
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1

@@ -1,6 +1,7 @@
 """LoRA factors as plain values. Per adapted weight: A (r, d_in), B (d_out, r), delta W = s B A, s = alpha / r.
 
-A stack of LoRAs is one pair of higher rank: B1 A1 + B2 A2 = [B1 B2] [A1; A2]. Torch only; PEFT's names live in adapters.py and adapter_files.py.
+A stack of LoRAs is one pair of higher rank: B1 A1 + B2 A2 = [B1 B2] [A1; A2]. Torch only; PEFT's names live in adapters.py and
+adapter_files.py.
 """
 from __future__ import annotations
 
