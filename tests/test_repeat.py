@@ -14,12 +14,16 @@ RUN = ["stream", "order", "named", "model", "method", "setting", "seed"]
 POINTS = 1.0                                        # README: of one run's accuracy; of a table's mean over three seeds 0.2
 MEAN = 0.2
 ROWS = 48                                           # a task
+ON_CARD = ("slao seqlora zero_shot per_task replay ewc lwf inclora olora nlora nlora_released inflora inflora_projected keeplora "
+           "lb_cl").split()                         # methods that the tables of the three orders have from a card (figures/make.sh)
 
 
 @pytest.mark.parametrize("other, least", [("world-5-three", 45), ("world-5-ablations", 42)])
 def test_a_gpu_makes_the_table_of_a_cpu(other, least):
     """The same runs, learned one by one on a CPU and several abreast on an H200: two committed tables."""
     cpu, gpu = (pd.read_csv(FIGURES / f"{name}-runs.csv", keep_default_na=False, dtype={"order": str}) for name in ("world-5", other))
+    if other == "world-5-three":
+        gpu = gpu[gpu["method"].isin(ON_CARD)]
     both = cpu.merge(gpu, on=RUN, suffixes=("", "_gpu"))
     assert len(both) >= least
     for score in ("AA", "AA_options"):
