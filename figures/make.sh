@@ -4,7 +4,7 @@
 # WORKERS (2) processes. The ablations and fifteen methods in three orders were made on one H200, DEVICE=cuda WORKERS=5 ABREAST=12, all
 # else on a CPU, the other methods' orders 2 and 3 and the best with twelve seeds by ABREAST=9. Another device rounds otherwise: 87
 # runs that both learned are at most 0.6 points apart, their means 0.2 (tests/test_repeat.py).
-# MORE=1 also makes what is not in this folder yet: by the times of the runs that are, some 20 CPU-hours.
+# MORE=1 also makes what is not in this folder yet: by the times of the runs that are, some 14 CPU-hours.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PATH="$PWD/.venv/bin:$PATH"
@@ -16,7 +16,7 @@ ABLATIONS=slao,slao_random,slao_last_merged,slao_preserve,slao_ftba_mb,slao_ftba
 BEST=loda,keeplora,inflora,nlora,ewc,corda,gainlora,rank1_pool,mora_merged,codyra,olora     # of world-5, by both readings
 ALL="multi_task,all,gainlora_olora energy=0.9 lambda1=0.02,gainlora_inflora energy=0.9 eps_start=0.99"        # a pairing takes what was chosen for its parts
 LASTING="inflora eps_start=0.9,inflora_projected eps_start=0.95,keeplora weight_energy=0.1 task_energy=0.95,osf share=0.0625"
-mbf compare world-5 --methods "$ALL" --seeds 3 --workers "${WORKERS:-2}" --device cpu --out runs/compare-cpu --save world-5       # about an hour on two cores
+mbf compare world-5 --methods "$ALL" --seeds 3 --workers "${WORKERS:-2}" --device cpu --out runs/compare-cpu --save world-5       # about 70 minutes on two cores
 compare world-5 --orders 1,2,3 --methods "$ALL" --seeds 3 --save world-5-three              # fifteen of them on the H200, nine abreast
 compare world-5 --methods "seqlora,$ABLATIONS" --seeds 12 --out runs/ablations --save world-5-ablations
 compare world-5 --methods "slao,seqlora,$BEST" --seeds 12 --save world-5-best               # SLAO and sequential LoRA are those above
