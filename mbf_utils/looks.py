@@ -38,7 +38,7 @@ MARKERS = ("v", "<", ">", "p", "h", "d", "8")
 APART = MappingProxyType(dict(
     oplora="v", corda_ipm="<", osf="p", am_lora="8", gainlora_olora="v", ema_mean="s", ties="v", ties_running="h", magmax="p", knots="d",
     opcm="d", p_and_m="^", lori="v", c_lora=">", mora="h", mora_merged="D", lilora="s", lilora_released="p", share="8",
-    treelora_released="P", slao_ftba_mba="h"))
+    treelora_released="P", slao_ftba_mba="h", orthoreg_released="8"))
 
 
 def colour(method: str) -> str:

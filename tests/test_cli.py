@@ -105,7 +105,8 @@ def test_compare_learns_the_grid_names_what_failed_and_saves_scores_apart_from_c
     one = pd.read_csv(tmp_path / "runs" / "table.csv")
     assert list(one["order"]) == list(table["order"]) and list(one["AA"]) == list(table["AA"]) and one["MOPD"].notna().all()
     assert {"forgetting_sd", "learning_accuracy", "AOPD", "seconds_train", "seconds_evaluate", "peak_memory_mb", "state_bytes"} <= set(one)
-    assert main(["report", str(tmp_path / "runs"), "--save", "again", "--figures", str(tmp_path / "figures")]) == 0
+    whole = [str(file.parent) for file in sorted((tmp_path / "runs").glob("*/matrix.csv")) if "inclora" not in file.parent.name]
+    assert main(["report", *whole, "--save", "again", "--figures", str(tmp_path / "figures")]) == 0
     assert "over several orders" in capsys.readouterr().out
     assert (tmp_path / "figures" / "again-orders.csv").read_bytes() == (tmp_path / "figures" / "both-orders.csv").read_bytes()
     for file in (tmp_path / "figures").glob("again*"):
