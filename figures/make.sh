@@ -20,7 +20,7 @@ mbf compare world-5 --methods "$ALL" --seeds 3 --workers "${WORKERS:-2}" --devic
 compare world-5 --orders 1,2,3 --methods "$ALL" --seeds 3 --save world-5-three              # fifteen of them on the H200, nine abreast
 compare world-5 --methods "seqlora,$ABLATIONS" --seeds 12 --out runs/ablations --save world-5-ablations
 compare world-5 --methods "slao,seqlora,$BEST" --seeds 12 --save world-5-best               # SLAO and sequential LoRA are those above
-compare world-5 --methods slao,seqlora,inclora,olora --seeds 3 --named --save world-5-named
+compare world-5 --methods "slao,seqlora,inclora,olora lambda1=0.1" --seeds 3 --named --save world-5-named
 compare world-5 --methods slao,seqlora,inclora --seeds 3 --model small --save world-5-small
 # Fifteen tasks: a setting that leaves the base of 64 dimensions no free direction before the last is replaced by one that lasts.
 compare world-15 --methods "slao,seqlora,ewc,per_task,replay,inclora,olora,loda,inflora eps_start=0.9,keeplora weight_energy=0.1 task_energy=0.95" --seeds 3 --save world-15

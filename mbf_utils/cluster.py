@@ -196,6 +196,11 @@ def connected(address: str, timeout: float = 30):
         yield client
 
 
+def of_share(kind: str, cell: str | None) -> str:
+    """kind.csv, or kind-k-of-N.csv of the share k/N of a grid."""
+    return f"{kind}-{cell.replace('/', '-of-')}.csv" if cell else f"{kind}.csv"
+
+
 def share(cells: list, part: str) -> list:
     """The k-th of N shares of a grid, "k/N" with k from 1: every N-th cell, so that each share has some of every seed."""
     k, slash, count = part.partition("/")

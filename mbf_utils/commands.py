@@ -99,7 +99,7 @@ def run(arguments) -> None:
 
 
 def compare(arguments) -> int:
-    from .cluster import connected
+    from .cluster import connected, of_share
     from .comparison import Base, compare
     from .presets import fields
     from .printing import save, show, write_one
@@ -119,7 +119,8 @@ def compare(arguments) -> int:
                              arguments.cell, **_settings(arguments))
     if comparison.runs:
         show(comparison.table, comparison.orders)
-        print(f"\nwritten: {write_one(comparison.table, comparison.orders, Path(arguments.out), arguments.cell)}")
+        write_one(comparison.table, comparison.orders, file := Path(arguments.out) / of_share("table", arguments.cell))
+        print(f"\nwritten: {file}")
         if arguments.save:
             save(comparison.runs, comparison.orders, Path(arguments.figures), arguments.save)
     for cell, error in comparison.failures.itertuples(index=False):
@@ -209,7 +210,7 @@ def report(arguments) -> None:
         from .printing import save, show
         from .reports import find_runs, order_table, summarise
         runs = find_runs(arguments.runs)
-        orders = order_table(runs)
+        orders = order_table(runs) if arguments.mean == "macro" else ()          # its AA is a mean over tasks
         show(summarise(runs, arguments.mean)[0], orders)
         if arguments.save:
             save(runs, orders, Path(arguments.figures), arguments.save, arguments.mean)

@@ -95,7 +95,7 @@ def compare(streams, methods, seeds, model="tiny", out=None, workers=1, abreast=
     failures = _learn_all(cells, base, settings, workers, processes, abreast)
     if len(failures) == len(cells) and len(set(failures.values())) == 1:
         raise InputError(f"every run failed: {next(iter(failures.values()))}")
-    failed = out / (f"failures-{cell.replace('/', '-of-')}.csv" if cell else "failures.csv")
+    failed = out / cluster.of_share("failures", cell)
     for stale in (failed, failed.with_name(f".{failed.name}.tmp")):          # also what a killed comparison left
         stale.unlink(missing_ok=True)
     comparison = Comparison([Run(cell.folder, temporary) for cell in cells if cell.folder.name not in failures], failures)

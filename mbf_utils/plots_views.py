@@ -70,8 +70,8 @@ def _numbers(axis, cells: np.ndarray, column: str) -> None:
     for row, place in np.ndindex(cells.shape):
         value = cells[row, place]
         words = "–" if value != value else f"{value:.1f}" if column == "effective" or most >= 10 else f"{value:.2f}"
-        axis.text(place, row, words.removeprefix("0") if column != "effective" else words, ha="center", va="center", fontsize=11, in_layout=False,
-                  color="black" if value == value and value > 0.6 * most else "white")
+        axis.text(place, row, words.removeprefix("0") if column != "effective" else words, ha="center", va="center", fontsize=11,
+                  color="black" if value == value and value > 0.6 * most else "white", in_layout=False)
 
 
 def _by_part(table: pd.DataFrame, column: str) -> pd.Series:

@@ -20,15 +20,12 @@ def show(table: pd.DataFrame, orders=()) -> None:
         print(f"\nover several orders\n{orders.to_string(index=False, float_format='%.1f')}")
 
 
-def write_one(table: pd.DataFrame, orders, out: Path, cell: str | None) -> Path:
-    """All that is known of a comparison, in one table: a summary with its costs, beside each row what the order of the tasks does.
-    out: the folder of its runs; cell: "k/N" where it is a share of a grid."""
+def write_one(table: pd.DataFrame, orders, file: Path) -> None:
+    """All that is known of a comparison, in one table: a summary with its costs, beside each row what the order of the tasks does."""
     keys = ["stream", "named", "model", "method", "setting"]
     if len(orders):
         table = table.merge(orders[[*keys, *(column for column in orders if column.startswith(("MOPD", "AOPD")))]], "left", keys)
-    file = out / f"table{'-' + cell.replace('/', '-of-') if cell else ''}.csv"
     write_whole(table.to_csv(index=False, float_format="%.4f", lineterminator="\n"), file)
-    return file
 
 
 def save(runs: list, orders, folder: Path, name: str, mean: str = "macro") -> None:

@@ -188,6 +188,15 @@ class Starer(Method):
 
 
 @dataclass
+class Gazer(Method):
+    """The same of those that are taken in training's batches."""
+    def finish(self, tuned, task):
+        self.memory["tuned"] = tuned
+        seen = sum(batch.ids.numel() for batch in task.probe.batches(size=task.probe._settings.batch_size)) / 10
+        return each(lambda pair: Pair(pair.A, pair.B * seen), tuned)
+
+
+@dataclass
 class Stone(Method):
     """Does not move."""
     def edit_grads(self, live, task):
@@ -226,6 +235,7 @@ class Neighbour(Method):
     (Idler, "order_matters", "in either order give the same model"),
     (Stone, "learns", " to "), (Boaster, "gates_see_the_prompt_alone", "the same logits; card.routes=True"),
     (Neighbour, "gates_see_the_prompt_alone", "logits that depend on the answer"), (Starer, "padding_changes_nothing", "another update"),
+    (Gazer, "padding_changes_nothing", "another update"), (Starer, "card_is_true", "a pass over the rows beside the training; card.looks=False"),
 ])
 def test_a_broken_law_is_told(breaker, broken, found):
     with pytest.raises(Broken, match=re.escape(found)):

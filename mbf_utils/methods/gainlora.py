@@ -48,8 +48,9 @@ class GainLoRA(OLoRA):
     count: int = number(1000, 1)                    # prompts that are looked at, before and after the training
 
     card: ClassVar[Card] = Card("GainLoRA", "Liang and Li, NeurIPS 2025, arXiv 2505.15424", "router", "adapted",
-                                "on IncLoRA's adapters, the paper has O-LoRA's and InfLoRA's; the cosine in the gate follows a "
-                                "report of the released code, rows are not rescaled, and the same energy is kept in all tasks", memory="linear", looks=True, routes=True)
+                                "on IncLoRA's adapters, the paper has O-LoRA's and InfLoRA's; the cosine in the gate follows a report of "
+                                "the released code, rows are not rescaled, and the same energy is kept in all tasks",
+                                memory="linear", looks=True, routes=True)
     gates: Tensor | None = field(default=None, init=False, repr=False, compare=False)        # (b, tasks), of one batch
 
     def prompts(self, task: Task) -> Tensor:

@@ -34,10 +34,11 @@ class OSF(Method):
 
     def start(self, task: Task) -> Start:
         past, s, low, high = self.memory.get("result"), task.scaling, {}, {}
-        for path, sides in task.sites.items():
-            if task.index == 1 and task.total and round(task.total * self.share * min(sides)) >= min(sides):
-                raise InputError(f"expected singular directions of {path} that are free until task {task.total}, found all {min(sides)} "
-                                 f"frozen by then: take a share below {1 / task.total:.3g}, or train fewer tasks")
+        path, n = min(((path, min(sides)) for path, sides in task.sites.items()), key=lambda one: one[1])     # frozen first
+        if task.index == 1 and task.total and round(task.total * self.share * n) >= n:
+            raise InputError(f"expected singular directions of {path} that are free until task {task.total}, found all {n} frozen by "
+                             f"then: take a share below {(n - 0.5) / (n * task.total):.3g}, or train fewer tasks")
+        for path in task.sites:
             U, S, Vt = svd(whole(weight_now(task, path, past)))
             k = max(1, round(task.index * self.share * len(S)))
             if k >= len(S):

@@ -4,8 +4,8 @@
     trained: A_t, B_t and a_1 .. a_t, one magnitude a task that all modules share
 
 As in the released code: the current direction is not normalised while it trains, and every task begins with all
-magnitudes at 0.8, so the function jumps there. The paper divides every direction by ||B_i A_i||_F and begins at 1: for the current
-one that has no value at B_t = 0, where its training starts, and the published numbers are that code's. reset=False is ours: directions keep
+magnitudes at 0.8, so the function jumps there. The paper divides every direction by ||B_i A_i||_F and begins at 1; for the
+current one that has no value at B_t = 0, where its training starts. reset=False is ours: directions keep
 their length and magnitudes their value, so a task starts from the function that the last one ended with. Ours too: the
 kit's s (the paper has none), AdamW, and `rate`: a is learned `rate` times as fast as A and B (the released lr of 8e-3
 moves a magnitude far within a task, a usual LoRA lr hardly at all). Not here: the variants RR and KD, which save rank.
