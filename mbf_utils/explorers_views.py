@@ -25,11 +25,11 @@ def placement(runs: Sequence[Run], weights: Mapping | None = None) -> Explorer:
     weights: the base's by module path; then all norms are divided by theirs.
     """
     runs = _by_method(runs)
-    table = lru_cache(None)(lambda run: anatomy.placement(runs[run], weights))
+    tables = {method: anatomy.placement(run, weights) for method, run in runs.items()}
     T = min(len(run.logs) for run in runs.values())
 
     def draw(run, task):
-        rows = table(run)
+        rows = tables[run]
         rows = rows[rows.task == task] if task else rows
         what = f"task {task} ({runs[run].names[task - 1]})" if task else "mean of the tasks"
         return (plots_views.placement(rows, relative=weights is not None, of=f"{title_of(run)}, {what}"),

@@ -192,3 +192,16 @@ def test_every_control_of_an_explorer_is_moved_to_new_places_and_back():
     moved = [{name for name in home if values[name] != home[name]} for values in seen]
     assert all(len(names) == 1 for names in moved) and set().union(*moved) == set(home)
     assert len({str(values) for values in seen}) == len(seen)
+
+
+def test_a_slider_is_moved_to_its_own_steps_and_a_place_without_a_picture_is_no_move():
+    slide = widgets.Slide("likeness", 0, 1, 0.2, 0).make()
+    assert redraws.moves(slide) == [0.2, 0.4, 0.8, 1.0]
+
+    def draw(at):
+        if at > 0.5:
+            raise InputError("nothing there")
+        return plots.canvas(2, 2, "title", "subtitle"), str(at)
+
+    with pytest.raises(RuntimeError, match="expected a picture at {'at': 0.8}, found: nothing there"):
+        redraws.times(widgets.explore(draw, {"at": widgets.Slide("at", 0, 1, 0.2, 0)}, static=[{}]))

@@ -22,7 +22,8 @@ def moves(control) -> list:
     if hasattr(control, "options"):
         values = [option[1] if isinstance(option, tuple) else option for option in control.options]
     else:
-        values = [type(control.value)(control.min + k * (control.max - control.min) / 4) for k in range(5)]
+        steps = round((control.max - control.min) / control.step)
+        values = [type(control.value)(round(control.min + round(k * steps / 4) * control.step, 9)) for k in range(5)]
     return [value for value in dict.fromkeys(values) if value != control.value][:4]
 
 
@@ -33,6 +34,8 @@ def times(explorer: Explorer) -> list[float]:
         home = control.value
         for value in moves(control):
             spent.append(seconds(lambda: setattr(control, "value", value)))
+            if explorer.failed:
+                raise RuntimeError(f"expected a picture at {explorer.values}, found: {explorer.sentence}")
             control.value = home                    # remembered: costs nothing
     return spent
 
