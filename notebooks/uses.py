@@ -64,8 +64,9 @@ def named(tree: ast.Module) -> set[str]:
 def runs_and_tables(trees: list[ast.Module], root: Path) -> set[Path]:
     """Files of runs and tables that code names (the notebook first): by path, or in a call of lessons that reads them."""
     words, notebooks, figures = set().union(*map(strings, trees)), root / "notebooks", root / "figures"
-    for pattern in {word for word in words if re.fullmatch(r"[*][^*/]+[.]csv", word)}:       # what it stands for are names too
-        words |= {name for file in figures.glob(pattern) for name in (file.name, file.name.removesuffix(pattern[1:]))}
+    for pattern in {word for word in words if re.fullmatch(r"[^*/]*[*][^*/]*[.]csv", word)}:  # what it stands for are names too
+        tail = pattern.partition("*")[2]
+        words |= {name for file in figures.glob(pattern) for name in (file.name, file.name.removesuffix(tail))}
     found = [notebooks / word for word in words if word.startswith("runs/")]
     tables = [word for word in words if word.endswith((".csv", ".json", ".jsonl"))]
     found += [start / word for start in (root, notebooks, figures) for word in tables]

@@ -1,4 +1,5 @@
 """The build of the notebooks on a toy, then the committed notebooks: fresh, executed, small, free of this machine's paths."""
+import ast
 import importlib.util
 import json
 import os
@@ -145,6 +146,15 @@ def test_a_change_that_it_cannot_reach_leaves_it_fresh(toy, builder):
     path = toy / "mbf_utils" / "world.py"
     path.write_text("tasks = 15\n")
     assert builder.check() == 0
+
+
+@pytest.mark.parametrize("pattern", ["bench*.csv", "*-runs.csv", "*.csv"])
+def test_tables_that_are_named_by_a_pattern_count(builder, tmp_path, pattern):
+    (tmp_path / "figures").mkdir()
+    for name in ("bench.csv", "bench-gpu.csv", "world-runs.csv", "notes.txt"):
+        (tmp_path / "figures" / name).write_text("a\n1\n")
+    found = sys.modules[builder.used.__module__].runs_and_tables([ast.parse(f"files = folder.glob('{pattern}')")], tmp_path)
+    assert {file.name for file in found} >= {file.name for file in (tmp_path / "figures").glob(pattern)} and "notes.txt" not in str(found)
 
 
 def test_a_notebook_without_a_source_is_named(toy, builder, capsys):
