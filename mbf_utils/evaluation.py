@@ -6,29 +6,23 @@ Three readings, all in percent:
     score     the task's own score (scores.py); exact match, unless its answers are texts that have no one right wording
 
 With labels, `exact` asks whether every token of the right answer and its end is the arg max when the answer is fed in:
-greedy decoding writes exactly that answer if and only if this holds. The same pass scores labels of one token; longer
-labels run on from the cached prompt. Without labels the answer is generated and compared after `text.normalise`.
+greedy decoding writes exactly that answer if and only if this holds. The same pass scores the labels: those of several
+tokens by a tree of their beginnings behind every prompt (where the architecture reads one; else prompts are read again). Without labels the answer is generated and compared after `text.normalise`.
 
 The likelihood of a label is that of its tokens; where one label is the beginning of another, its end counts too.
 """
 from __future__ import annotations
 
-import copy
-import logging
-import warnings
 from dataclasses import replace
 from functools import lru_cache
 from typing import Callable, NamedTuple
 
 import torch
+from torch import Tensor
 
 from .scores import SCORES, score_of
 from .streams import Example, TaskData
 from .text import Batch, Encoded, answer_ids, answer_text, collate, encode, token_ids
-
-# transformers 5.2x has another name for the cache's argument and says so at every call; older ones know this name only
-warnings.filterwarnings("ignore", "`past_key_values`", FutureWarning)
-logging.getLogger("transformers.utils.generic").addFilter(lambda record: "`past_key_values`" not in record.getMessage())
 
 
 class Score(NamedTuple):
@@ -95,47 +89,70 @@ def _rows(tokenizer, bos: int, eos: int, examples: tuple[Example, ...], blank: s
 def _score_batch(model, rows: tuple[Encoded, ...], tails: dict[str, list[int]], pad: int, device, see):
     batch = collate(rows, pad, device)
     see(batch)
-    onward = {tuple(ids[:-1]) for ids in tails.values()} - {()}      # beginnings of labels, to be read from the cache
-    onward = [path for path in sorted(onward) if not any(len(o) > len(path) and o[:len(path)] == path for o in onward)]
-    length, longest = batch.ids.shape[1], max(map(len, onward), default=0)
-    cached = length + longest <= _window(model)     # else every beginning is read anew behind its prompt
-    out = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=bool(onward) and cached)
-    wrong = (out.logits.argmax(-1) != batch.targets) & (batch.targets >= 0)
+    onward = sorted({tuple(ids[:n]) for ids in tails.values() for n in range(1, len(ids))})      # beginnings of labels
+    grows = bool(onward) and _sees_trees(model, batch.ids.shape[1] + len(onward))
     ends = torch.tensor([len(row.prompt) for row in rows], device=device)                  # (b,)
+    more = _tree(batch.ids, ends, onward, batch.keep, model) if grows else {"input_ids": batch.ids, "logits_to_keep": batch.keep}
+    logits, tree = model(**more, use_cache=False).logits.split([len(batch.keep), len(onward) * grows], 1)
+    wrong = (logits.argmax(-1) != batch.targets) & (batch.targets >= 0)
     first = (batch.keep[None] == ends[:, None] - 1).int().argmax(1)                        # column of each first answer token
-    each = torch.arange(len(rows), device=device)
-    known: dict[tuple, torch.Tensor] = {(): out.logits[each, first].float().log_softmax(-1)}    # a label's beginning -> (b, V) for what follows
-    prompt_only = torch.arange(length, device=device) < ends[:, None]
+    said: dict[tuple, Tensor] = {}                  # (beginning, the token that goes on) -> its log-probability (b,)
 
-    def from_cache(path: tuple[int, ...]) -> torch.Tensor:
-        k = len(path)
-        cache = out.past_key_values if path == onward[-1] else copy.deepcopy(out.past_key_values)    # it grows with a path
-        return model(input_ids=torch.tensor(path, device=device).expand(len(rows), k),
-                     attention_mask=torch.cat([prompt_only, prompt_only.new_ones(len(rows), k)], 1).long(),
-                     position_ids=ends[:, None] + torch.arange(k, device=device),
-                     past_key_values=cache, use_cache=True).logits
+    def hear(path: tuple[int, ...], logits: Tensor) -> None:
+        logs = logits.float().log_softmax(-1)       # (b, V), not kept: a vocabulary is large
+        onto = {ids[len(path)] for ids in tails.values() if tuple(ids[:len(path)]) == path != tuple(ids)}
+        said.update({(path, token): logs[:, token].clone() for token in onto})
 
-    for path in onward:
-        step = from_cache(path) if cached else _read_anew(model, rows, path, pad, device, see)     # (b, k, V)
-        for n in range(len(path)):
-            known[path[:n + 1]] = step[:, n].float().log_softmax(-1)
-    table = {label: sum(known[tuple(ids[:n])][:, ids[n]] for n in range(len(ids))).tolist() for label, ids in tails.items()}
+    hear((), logits[torch.arange(len(rows), device=device), first])
+    for k, path in enumerate(onward if grows else ()):
+        hear(path, tree[:, k])
+    if not grows:
+        _read_anew(model, rows, onward, pad, device, see, hear)
+    table = {label: sum(said[tuple(ids[:n]), ids[n]] for n in range(len(ids))).tolist() for label, ids in tails.items()}
     return (~wrong.any(1)).tolist(), [{label: values[i] for label, values in table.items()} for i in range(len(rows))]
 
 
-def _window(model) -> float:
-    """Tokens that every layer looks back on; a cache forgets what lies behind, padding counted (Mistral, Gemma)."""
-    return getattr(model.config.get_text_config(), "sliding_window", None) or float("inf")
+def _tree(ids: Tensor, ends: Tensor, onward: list[tuple[int, ...]], keep: Tensor, model) -> dict[str, Tensor]:
+    """Behind every row of ids (b, T) the last token of each beginning, K of them: it stands where it would behind the row's prompt
+    alone, and sees that prompt, the beginnings that it continues, and itself."""
+    (b, T), K, device = ids.shape, len(onward), ids.device
+    column = torch.arange(T + K, device=device)
+    sees = (column <= column[:, None]).repeat(b, 1, 1)                                     # (b, T + K, T + K)
+    sees[:, T:, :T] = (column[:T] < ends[:, None])[:, None]
+    sees[:, T:, T:] = torch.tensor([[path[:len(other)] == other for other in onward] for path in onward], device=device)
+    sees = sees[:, None]
+    if model.config.get_text_config()._attn_implementation == "eager":                     # which adds the mask
+        sees = torch.where(sees, 0.0, torch.finfo(model.dtype).min).to(model.dtype)
+    depth = torch.tensor([len(path) - 1 for path in onward], device=device)
+    return {"input_ids": torch.cat([ids, torch.tensor([path[-1] for path in onward], device=device).expand(b, K)], 1),
+            "attention_mask": sees,
+            "position_ids": torch.cat([column[:T].expand(b, T), ends[:, None] + depth], 1),
+            "logits_to_keep": torch.cat([keep, column[T:]])}
 
 
-def _read_anew(model, rows: tuple[Encoded, ...], path: tuple[int, ...], pad: int, device, see) -> torch.Tensor:
-    """The logits after each token of `path` behind each row's prompt, without a cache: (b, k, V)."""
-    batch = collate([Encoded(row.prompt, [*path, pad]) for row in rows], pad, device)
-    see(batch)
-    logits = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False).logits
+TREES = frozenset("llama mistral qwen2 qwen3 gemma2 gemma3_text phi3 gpt2".split())       # tests/test_layouts.py holds each to plain rows
+
+
+def _sees_trees(model, length: int) -> bool:
+    """Whether every layer sees what a mask of ours says in rows of this length, and a token stands where our positions say: where a
+    layer looks back less far (Mistral, Gemma), with another kernel or an architecture that was not tried, rows are read plainly."""
+    config = model.config.get_text_config()
+    return (config.model_type in TREES and config._attn_implementation in ("sdpa", "eager")
+            and length <= (getattr(config, "sliding_window", None) or length))
+
+
+def _read_anew(model, rows: tuple[Encoded, ...], onward: list[tuple[int, ...]], pad: int, device, see, hear) -> None:
+    """The same from plain rows: one of each prompt and each longest beginning, which tells the shorter ones too."""
     ends = torch.tensor([len(row.prompt) for row in rows], device=device)
-    first = (batch.keep[None] == ends[:, None]).int().argmax(1)      # column of the first token of the path
-    return torch.stack([logits[i, column:column + len(path)] for i, column in enumerate(first.tolist())])
+    for path in onward:
+        if any(len(other) > len(path) and other[:len(path)] == path for other in onward):
+            continue
+        batch = collate([Encoded(row.prompt, [*path, pad]) for row in rows], pad, device)
+        see(batch)
+        logits = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False).logits
+        first = (batch.keep[None] == ends[:, None]).int().argmax(1)  # column of the first token of the path
+        for n in range(len(path)):
+            hear(path[:n + 1], logits[torch.arange(len(rows), device=device), first + n])
 
 
 @torch.inference_mode()

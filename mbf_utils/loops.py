@@ -227,7 +227,8 @@ class Hooks:
         ids = kwargs.get("input_ids", args[0] if args else None)
         if ids is None:
             raise InputError("expected input_ids in the forward of a method that looks at its batches, found none")
-        self._batch = batch_of(ids, kwargs.get("attention_mask"), kwargs.get("labels"), kwargs.get("shift_labels"))
+        mask = kwargs.get("attention_mask")
+        self._batch = batch_of(ids, mask if mask is None or mask.dim() == 2 else None, kwargs.get("labels"), kwargs.get("shift_labels"))
         if module.training and torch.is_grad_enabled():
             self._method.before_batch(self._batch, self._task)
 

@@ -88,7 +88,7 @@ def test_likelihoods_of_labels_are_those_of_each_sequence_scored_alone(models, k
 
 @pytest.mark.parametrize("labels", [("red", "red green", "red green blue", "blue red"), ("good", "bad"), ("good",),
                                     ("one two three", "one two four", "one five", "six")])
-def test_the_cached_beginnings_of_labels_serve_every_set_of_labels(labels):
+def test_the_beginnings_of_labels_serve_every_set_of_labels(labels):
     model, tokenizer = toy_model(3)
     examples = rows(6, labels, "any")
     end = any(a != b and b.startswith(a + " ") for a in labels for b in labels)

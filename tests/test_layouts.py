@@ -11,6 +11,7 @@ from tiny import random_lora, word_tokenizer
 from toy import FAST, LABELS, rows, toy_stream
 from torch import nn
 
+from mbf_utils import evaluation
 from mbf_utils.adapter_files import load_config
 from mbf_utils.adapters import Adapted, installed
 from mbf_utils.errors import InputError
@@ -65,7 +66,7 @@ def test_an_adapter_changes_the_weights_by_s_b_a_and_reloads_in_plain_peft(name,
     adapted.wear(lora)
     adapted.save(lora, tmp_path / "adapter")
     plain = peft.PeftModel.from_pretrained(tiny(name), tmp_path / "adapter")
-    assert torch.equal(logits(plain), logits(adapted.model))
+    torch.testing.assert_close(logits(plain), logits(adapted.model), rtol=1e-4, atol=1e-5)
     assert load_config(tmp_path / "adapter")["fan_in_fan_out"] == (name == "GPT2")
 
 
@@ -85,6 +86,32 @@ def test_scores_are_those_of_each_sequence_read_alone(name):
     for row, text in zip(examples, texts):          # padded on the left, all at once
         ids = [token for token in literal_greedy(model, tokenizer, row.prompt, 4)]
         assert text == tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("name, kernel", [(name, kernel) for name in LAYOUTS for kernel in ("sdpa", "eager")
+                                          if (name, kernel) != ("Gemma2", "sdpa")])        # which transformers does not have
+def test_a_tree_of_labels_is_read_as_plain_rows_are(name, kernel, monkeypatch):
+    torch.manual_seed(0)
+    config = LAYOUTS[name][0]()
+    if getattr(config, "sliding_window", None):
+        config.sliding_window = 128                 # wider than every row
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=kernel)
+    tokenizer, trees, tree = word_tokenizer(), [], evaluation._tree
+    for parameter in model.parameters():
+        parameter.data = 0.5 * torch.randn_like(parameter)
+    examples = [replace(row, prompt=f"{'one two three ' * (k % 4)}{row.prompt}") for k, row in enumerate(rows(9, LABELS["prefixes"], "new"))]
+    monkeypatch.setattr(evaluation, "_tree", lambda *given: (trees.append(1), tree(*given))[1])
+    exact, options = label_scores(model.eval(), tokenizer, examples, LABELS["prefixes"], batch_size=9)
+    assert trees and config.model_type in evaluation.TREES
+    monkeypatch.setattr(evaluation, "TREES", frozenset())
+    plain = label_scores(model, tokenizer, examples, LABELS["prefixes"], batch_size=9)
+    assert len(trees) == 1 and exact == plain[0]
+    for one, other in zip(options, plain[1]):
+        assert one == pytest.approx(other, abs=1e-3)
+
+
+def test_every_architecture_that_reads_trees_is_held_to_plain_rows():
+    assert {make().model_type for make, _ in LAYOUTS.values()} == evaluation.TREES
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

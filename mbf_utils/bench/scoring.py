@@ -1,4 +1,4 @@
-"""Scoring a row against generating its answer; labels read on from a prompt's cache against a whole row for each label."""
+"""Scoring a row against generating its answer; labels read as a tree behind the prompt against a whole row for each label."""
 from __future__ import annotations
 
 import random
@@ -73,7 +73,7 @@ def small_scoring(table: Table, limit: int, rounds: int, tasks: int = 5) -> None
 
 @torch.inference_mode()
 def rows_of_labels(model, tokenizer, examples: list[Example], labels, settings: Settings, size: int) -> list[dict[str, float]]:
-    """evaluation.label_scores' log-likelihoods without a cache: every prompt is read anew for each of its labels."""
+    """evaluation.label_scores' log-likelihoods without a tree: every prompt is read anew for each of its labels."""
     ends = {label: ids for label, ids in zip(labels, token_ids(tokenizer, [" " + label for label in labels]))}
     whole = any(a != b and ends[a] == ends[b][:len(ends[a])] for a in labels for b in labels)         # then their ends count
     rows = [(i, label, row) for label in labels
