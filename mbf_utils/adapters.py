@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from .adapter_files import PREFIX, is_pattern, save_adapter
 from .errors import InputError
+from .folded import fold
 from .guards import undisturbed
 from .lora import Lora, Pair, Site
 
@@ -45,6 +46,7 @@ class Adapted:
             self.model: PeftModel = get_peft_model(model, config)
         self.layers: dict[str, LoraLayer] = {
             name.removeprefix(PREFIX): module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)}
+        fold(self.layers.values())
         self.sites = {path: (layer.in_features, layer.out_features) for path, layer in self.layers.items()}
         self.device = next(iter(self.layers.values())).lora_A[LIVE].weight.device
 

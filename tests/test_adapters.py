@@ -190,7 +190,7 @@ def test_mixing_sees_h_x_and_the_blocks_of_every_bottleneck(adapted):
         return h
 
     with adapted.mixing(mix, slice(2, 3), lambda: batch):
-        assert torch.equal(logits(adapted.model), plain)
+        torch.testing.assert_close(logits(adapted.model), plain, rtol=1e-4, atol=1e-5)
     assert set(seen) == {(path, *blocks) for path in adapted.sites for blocks in ((0, 2), (2, 3))}
     for (path, first, _), (h, x, site) in seen.items():
         torch.testing.assert_close(h, x @ (past if first == 0 else lora)[path].A.T)
@@ -236,7 +236,7 @@ def test_a_saved_adapter_is_the_same_model_in_stock_peft(tmp_path, targets, kind
     adapted.wear(lora)
     adapted.save(lora, tmp_path)
     stock = peft.PeftModel.from_pretrained(tiny_llama(), tmp_path).eval()
-    assert torch.equal(logits(stock), logits(adapted.model))
+    torch.testing.assert_close(logits(stock), logits(adapted.model), rtol=1e-4, atol=1e-5)
     assert {name.removeprefix(PREFIX) for name, module in stock.named_modules() if isinstance(module, LoraLayer)} == set(lora)
     again = load_adapter(tmp_path)
     assert list(again) == sorted(lora) and equal(again, dict(sorted(lora.items())))

@@ -57,7 +57,7 @@ def test_the_script_of_a_peft_user_takes_the_same_steps_and_gives_the_same_answe
     found = table.Table(tmp_path / "t.csv", "here")
     end_to_end.end_to_end(found, 2, 48, 2)
     rows = {(row["case"], row["quantity"]): float(row["value"]) for row in read(tmp_path / "t.csv")}
-    assert rows["scripts and the kit", "largest relative difference of the trained factors"] < 1e-4
+    assert rows["scripts and the kit", "largest relative difference of the trained factors"] < 1e-3
     for form in (end_to_end.CAREFUL, end_to_end.USUAL):
         assert rows[f"{form} and the kit", "answers that differ"] == 0
     judged = goals(read_bench(tmp_path / "t.csv"))
@@ -79,7 +79,7 @@ def test_padding_by_hand():
     assert scripts.padder(0, 3)(rows)["labels"].tolist() == [[-100, 6, -100], [7, -100, -100]]
 
 
-def test_labels_read_from_the_cache_are_those_of_whole_rows(model, stream):
+def test_labels_read_as_a_tree_are_those_of_whole_rows(model, stream):
     base, tokenizer = model
     for data in stream:
         _, fast = label_scores(base, tokenizer, data.test, data.labels)

@@ -8,7 +8,7 @@ from mbf_utils.methods import METHODS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mbf_utils"
 LAYERS = {
-    0: "errors lora subspaces metrics streams words corpus rows disk prompts rouge guards fields",
+    0: "errors lora subspaces metrics streams words corpus rows disk prompts rouge guards fields folded",
     1: "world published folders tables hub text adapter_files adapters geometry theory updates sharding goals",
     2: "sources models method scores settings documents chats",
     3: "methods probe",
@@ -76,7 +76,7 @@ NEIGHBOURS = {
     "plots_bench": {"looks", "plots"},
     "bench": {"explorers", "explorers_tasks", "explorers_views", "lessons", "widgets"},
 }
-ONLY_IN = {"peft": {"adapters", "adapter_files"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
+ONLY_IN = {"peft": {"adapters", "adapter_files", "folded"}, "matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}}
 
 FILES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..adapters import Adapted, installed
 from ..evaluation import label_scores
+from ..folded import unfolded
 from ..lora import Lora, copied
 from ..method import Task, seed_of
 from ..models import load_model, suggested
@@ -51,12 +52,13 @@ class Products(TorchDispatchMode):
 
 
 @contextmanager
-def as_before(model):
-    """The Trainer leaves a model in training mode and may change how it is called."""
-    forward = model.forward
-    yield
-    model.forward = forward
-    model.eval()
+def stock(adapted: Adapted):
+    """PEFT's own layers, as a script has them. The Trainer leaves a model in training mode and may change how it is called."""
+    forward = adapted.model.forward
+    with unfolded(adapted.layers.values()):
+        yield
+    adapted.model.forward = forward
+    adapted.model.eval()
 
 
 def end_to_end(table: Table, tasks: int, limit: int, epochs: float, model: str = "tiny") -> None:
@@ -84,7 +86,7 @@ def end_to_end(table: Table, tasks: int, limit: int, epochs: float, model: str =
             found = {}
             for form in (KIT, CAREFUL, USUAL):
                 def act(form=form):
-                    found[form] = [scored(form, adapted.model, tokenizer, other, settings) for other in stream[:index]]
+                    found[form] = [scored(form, adapted, tokenizer, other, settings) for other in stream[:index]]
                 score.setdefault(form, []).append(seconds(act))
             for form in differ:
                 differ[form] += sum(a != b for one, other in zip(found[form], found[KIT]) for a, b in zip(one, other))
@@ -114,16 +116,17 @@ def learned(form: str, adapted: Adapted, task: Task, start: Lora, tokenizer, set
         return method.ticks
     adapted.wear(start, trains="AB")
     windows = window_plan(len(task.train), settings, 1, seed_of(task.seed, task.index, "order"))
-    with as_before(adapted.model):
+    with stock(adapted):
         return scripts.learn(adapted.model, encode(tokenizer, task.train, settings.max_length), windows, settings,
                              tokenizer.pad_token_id, form == CAREFUL, out)
 
 
-def scored(form: str, model, tokenizer, data, settings: Settings) -> list[bool]:
+def scored(form: str, adapted: Adapted, tokenizer, data, settings: Settings) -> list[bool]:
     """Which test rows the model answers rightly."""
     if form == KIT:
-        return label_scores(model, tokenizer, data.test, data.labels, settings.max_length, settings.eval_batch_size)[0]
-    return scripts.score(model, tokenizer, data.test, settings, form == CAREFUL)
+        return label_scores(adapted.model, tokenizer, data.test, data.labels, settings.max_length, settings.eval_batch_size)[0]
+    with stock(adapted):
+        return scripts.score(adapted.model, tokenizer, data.test, settings, form == CAREFUL)
 
 
 def product_seconds(adapted: Adapted, rows, tokenizer, settings: Settings, count: int = 8) -> list[float]:
