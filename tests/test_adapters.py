@@ -15,6 +15,7 @@ from tiny import equal, random_lora, tensors, tiny_llama
 from mbf_utils.adapter_files import PREFIX, load_adapter, load_config, save_adapter
 from mbf_utils.adapters import LIVE, Adapted, installed
 from mbf_utils.errors import InputError
+from mbf_utils.folded import unfolded
 from mbf_utils.lora import Pair, copied, stack
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
@@ -183,14 +184,15 @@ def test_targets_are_names_or_paths_or_a_pattern_also_with_a_past(targets, count
 def test_mixing_sees_h_x_and_the_blocks_of_every_bottleneck(adapted):
     lora, past = lora_for(adapted, seed=1), lora_for(adapted, rank=6, seed=2)
     adapted.wear(lora, past, "AB")
-    plain, seen, batch = logits(adapted.model), {}, object()
+    with unfolded(adapted.layers.values()):
+        plain, seen, batch = logits(adapted.model), {}, object()
 
     def mix(h, x, site):
         seen[site.path, site.blocks.start, site.blocks.stop] = (h, x, site)
         return h
 
     with adapted.mixing(mix, slice(2, 3), lambda: batch):
-        torch.testing.assert_close(logits(adapted.model), plain, rtol=1e-4, atol=1e-5)
+        assert torch.equal(logits(adapted.model), plain)
     assert set(seen) == {(path, *blocks) for path in adapted.sites for blocks in ((0, 2), (2, 3))}
     for (path, first, _), (h, x, site) in seen.items():
         torch.testing.assert_close(h, x @ (past if first == 0 else lora)[path].A.T)
@@ -237,6 +239,8 @@ def test_a_saved_adapter_is_the_same_model_in_stock_peft(tmp_path, targets, kind
     adapted.save(lora, tmp_path)
     stock = peft.PeftModel.from_pretrained(tiny_llama(), tmp_path).eval()
     torch.testing.assert_close(logits(stock), logits(adapted.model), rtol=1e-4, atol=1e-5)
+    with unfolded(adapted.layers.values()):
+        assert torch.equal(logits(stock), logits(adapted.model))
     assert {name.removeprefix(PREFIX) for name, module in stock.named_modules() if isinstance(module, LoraLayer)} == set(lora)
     again = load_adapter(tmp_path)
     assert list(again) == sorted(lora) and equal(again, dict(sorted(lora.items())))

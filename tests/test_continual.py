@@ -14,6 +14,7 @@ from transformers import Trainer, TrainingArguments
 from mbf_utils import evaluation
 from mbf_utils.continual import Continual
 from mbf_utils.errors import InputError
+from mbf_utils.folded import unfolded
 from mbf_utils.loops import Rows, batch_of
 from mbf_utils.lora import Pair, copied, each
 from mbf_utils.method import Method, seed_of
@@ -359,6 +360,8 @@ def test_the_folder_is_a_plain_peft_adapter_and_keeps_what_others_put_there(two_
     with torch.no_grad():
         plain = PeftModel.from_pretrained(toy_model()[0], folder)(input_ids=ids).logits
         torch.testing.assert_close(plain, continual.model(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
+        with unfolded(continual._adapted.layers.values()):
+            assert torch.equal(plain, continual.model(input_ids=ids).logits)
     assert equal(latest(continual), second)
 
 

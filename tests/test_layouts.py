@@ -16,6 +16,7 @@ from mbf_utils.adapter_files import load_config
 from mbf_utils.adapters import Adapted, installed
 from mbf_utils.errors import InputError
 from mbf_utils.evaluation import generate, label_scores
+from mbf_utils.folded import unfolded
 from mbf_utils.lora import Pair
 from mbf_utils.merging import merge_adapters
 from mbf_utils.runs import run_stream
@@ -67,6 +68,8 @@ def test_an_adapter_changes_the_weights_by_s_b_a_and_reloads_in_plain_peft(name,
     adapted.save(lora, tmp_path / "adapter")
     plain = peft.PeftModel.from_pretrained(tiny(name), tmp_path / "adapter")
     torch.testing.assert_close(logits(plain), logits(adapted.model), rtol=1e-4, atol=1e-5)
+    with unfolded(adapted.layers.values()):
+        assert torch.equal(logits(plain), logits(adapted.model))
     assert load_config(tmp_path / "adapter")["fan_in_fan_out"] == (name == "GPT2")
 
 
