@@ -5,8 +5,9 @@ A small model leaves a GPU idle: a step is a few hundred little kernels, whateve
     y_n = W0 x_n + s B_n (A_n x_n)                  rows of run n, with the factors of run n; W0 once for all rows
 
 Each run keeps its own rows, chance, penalty, clipping, optimiser and folder, so it is the run that `run_stream` makes, up to
-rounding: alone, W0 + s B A is one product (folded.py), and a product of more rows adds up in another order. It can be gone on with by either. One that fails leaves the others,
-unless it fails inside a pass that they share. Not for dropout (its chance is the batch's), half precision, or several processes.
+rounding: alone, W0 + s B A is one product (folded.py), and a product of more rows adds up in another order. It can be gone on
+with by either. One that fails leaves the others, unless it fails inside a pass that they share. Not for dropout (its chance is
+the batch's), half precision, or several processes.
 """
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import sys
 
 from . import __version__, commands
 from .errors import InputError
-from .guards import enough_memory
+from .guards import enough_memory, told_to_end
 
 
 def _workers(text: str) -> int | str:
@@ -22,7 +22,7 @@ def _workers(text: str) -> int | str:
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
-        with enough_memory("for this command", "close other programs, or take a smaller base or dtype bfloat16"):
+        with told_to_end(), enough_memory("for this command", "close other programs, or take a smaller base or dtype bfloat16"):
             return arguments.do(arguments) or 0
     except InputError as error:
         print(f"mbf: {error}", file=sys.stderr)

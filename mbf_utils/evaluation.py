@@ -7,7 +7,8 @@ Three readings, all in percent:
 
 With labels, `exact` asks whether every token of the right answer and its end is the arg max when the answer is fed in:
 greedy decoding writes exactly that answer if and only if this holds. The same pass scores the labels: those of several
-tokens by a tree of their beginnings behind every prompt (where the architecture reads one; else prompts are read again). Without labels the answer is generated and compared after `text.normalise`.
+tokens by a tree of their beginnings behind every prompt (where the architecture reads one; else prompts are read again).
+Without labels the answer is generated and compared after `text.normalise`.
 
 The likelihood of a label is that of its tokens; where one label is the beginning of another, its end counts too.
 """

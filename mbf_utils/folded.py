@@ -14,6 +14,7 @@ a hook on a part, a weight that trains or is offloaded ask for PEFT's own steps:
 from __future__ import annotations
 
 from contextlib import contextmanager
+from inspect import signature
 
 import torch
 from peft.tuners.lora import Linear
@@ -53,19 +54,24 @@ class FoldedLinear(Linear):
             return linear(x, _whole(base.weight, scales, factors), base.bias)
         return _Product.apply(x.flatten(0, -2), base.weight, base.bias, scales, *factors).unflatten(0, x.shape[:-1])
 
-    def _folds(self, x: Tensor, names: list[str]) -> bool:
+    def _folds(self, x: Tensor, names: list[str]) -> bool:          # asked at every call: the cheapest questions first, in a plain loop
         base = self.get_base_layer()
-        parts = [base, *(part[name] for part in (self.lora_A, self.lora_B) for name in names)]
-        return (all(type(part) is nn.Linear for part in parts)
-                and x.dim() > 1 and x.numel() >= x.shape[-1] * min(base.weight.shape)       # as many rows as dimensions, or more
-                and all(part.weight.dtype == x.dtype and part.weight.device == x.device for part in parts)
-                and x.dtype in (torch.float32, torch.float64)
-                and x.device.type in ("cpu", "cuda", "mps") and not torch.is_autocast_enabled(x.device.type)
-                and not self.disable_adapters and not self.merged and not any(p.requires_grad for p in base.parameters())
-                and not any(name in self.lora_variant or self.lora_B[name].bias is not None for name in names)
-                and not any(self.lora_dropout[name].training and not isinstance(self.lora_dropout[name], nn.Identity) for name in names)
-                and not any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
-                            or "forward" in vars(part) for part in parts))
+        if (x.dtype not in (torch.float32, torch.float64) or x.dim() < 2 or self.disable_adapters or self.merged
+                or x.numel() < x.shape[-1] * min(self.in_features, self.out_features)      # as many rows as dimensions, or more
+                or x.device.type not in ("cpu", "cuda", "mps") or torch.is_autocast_enabled(x.device.type)):
+            return False
+        parts = [base]
+        for name in names:
+            dropout, A, B = self.lora_dropout[name], self.lora_A[name], self.lora_B[name]
+            if name in self.lora_variant or B.bias is not None or dropout.training and not isinstance(dropout, nn.Identity):
+                return False
+            parts += A, B
+        for part in parts:
+            weight = part.weight
+            if (type(part) is not nn.Linear or weight.dtype != x.dtype or weight.device != x.device or "forward" in vars(part)
+                    or part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks):
+                return False
+        return not base.weight.requires_grad and not (base.bias is not None and base.bias.requires_grad)
 
 
 def _whole(W: Tensor, scales: list[float], factors) -> Tensor:
@@ -94,6 +100,9 @@ class _Product(torch.autograd.Function):
         dx = dy @ _whole(W, ctx.scales, factors) if needs[0] else None
         found = []
         for s, A, B, (wants_A, wants_B) in zip(ctx.scales, factors[::2], factors[1::2], zip(needs[4::2], needs[5::2])):
-            found.append(((dy @ B).T @ x).mul(s) if wants_A else None)         # (r, d_in)
-            found.append((dy.T @ (x @ A.T)).mul(s) if wants_B else None)       # (d_out, r)
+            found.append((dy @ B.mul(s)).T @ x if wants_A else None)           # (r, d_in)
+            found.append(dy.T @ (x @ A.mul(s).T) if wants_B else None)         # (d_out, r)
         return dx, None, None, None, *found
+
+
+_Product.forward.__signature__ = signature(_Product.forward)        # autograd binds it at every call, and would find it out anew each time

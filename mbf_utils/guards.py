@@ -1,4 +1,4 @@
-"""Two guards around work that must not end halfway: Ctrl-C waits its turn, and want of memory is one sentence."""
+"""Guards around work that must not end halfway: Ctrl-C waits its turn, SIGTERM is as Ctrl-C, want of memory is one sentence."""
 from __future__ import annotations
 
 import gc
@@ -27,6 +27,19 @@ def undisturbed():
         signal.signal(signal.SIGINT, signal.SIG_DFL if usual is None else usual)
         if waiting:
             signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def told_to_end():
+    """While open, SIGTERM (`kill`, a scheduler whose time is up) does what Ctrl-C does: worker processes end too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if usual is None else usual)
 
 
 def is_want_of_memory(error: BaseException) -> bool:

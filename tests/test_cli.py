@@ -2,8 +2,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -221,6 +223,34 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_once_there_is_room(tmp_
     assert not [path for path in (tmp_path / "run").rglob("*") if path.name.endswith(".tmp")]
     assert not list((tmp_path / "run" / "tasks").iterdir())
     assert main(command[3:]) == 0 and len(Run(tmp_path / "run").logs) == 5
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a session of processes is POSIX's")
+def test_told_to_end_a_comparison_takes_its_workers_along(tmp_path):
+    command = [sys.executable, "-m", "mbf_utils", "compare", "world-5", "--methods", "slao", "--seeds", "2", "--workers", "2", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+
+    def until(there) -> bool:
+        end = time.monotonic() + 120
+        while not there() and time.monotonic() < end:
+            time.sleep(0.1)
+        return there()
+
+    def all_gone() -> bool:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    try:
+        assert until(lambda: list(tmp_path.glob("*/tasks")))         # both workers are at work
+        process.terminate()
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == 130 and "\nmbf: stopped" in said and until(all_gone), said
+    finally:
+        if not all_gone():
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_demo_ends_with_both_matrices_the_metrics_and_two_figures(tmp_path, capsys, monkeypatch):

@@ -115,6 +115,10 @@ def unfrozen(layer):
     layer.base_layer.requires_grad_(True)
 
 
+def bias_unfrozen(layer):
+    layer.base_layer.bias.requires_grad_(True)
+
+
 def biased(layer):
     layer.lora_B["0"].bias = nn.Parameter(torch.ones(10))
 
@@ -132,6 +136,7 @@ CASES = {
     "a hook on the weight": (dict(dtype=torch.float32), hooked_base),
     "another forward of the weight": (dict(dtype=torch.float32), offloaded),
     "a weight that trains": (dict(dtype=torch.float32), unfrozen),
+    "a bias that trains": (dict(dtype=torch.float32, bias=True), bias_unfrozen),
     "a bias in B": (dict(dtype=torch.float32), biased),
 }
 

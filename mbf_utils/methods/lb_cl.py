@@ -8,8 +8,9 @@
 There is no public code, and of the paper we know the outline. Ours: the sensitivity is AdaLoRA's score without its moving
 average, |sigma dL/dsigma| + mean_i |u_i dL/du_i| + mean_k |v_k dL/dv_k|, with the gradient of the mean loss over `count` rows;
 the first U and V are random and orthonormal. AdamW makes of a projected gradient a step that is not quite orthogonal. Where the
-old U (or V) span the whole space, U (or V) rests and S_t alone learns. S_t stands between the factors, h = diag(S) V x, and is folded into B at the end. One number moves a whole triplet of unit length,
-so at LoRA's learning rate little is learned; `gain` makes S quicker.
+old U (or V) span the whole space, U (or V) rests and S_t alone learns. S_t stands between the factors, h = diag(S) V x, and is
+folded into B at the end. One number moves a whole triplet of unit length, so at LoRA's learning rate little is learned; `gain`
+makes S quicker.
 """
 from dataclasses import dataclass
 from typing import ClassVar
