@@ -4,7 +4,7 @@
 # WORKERS (2) processes. The ablations and fifteen methods in three orders were made on one H200, DEVICE=cuda WORKERS=5 ABREAST=12, all
 # else on a CPU, the other methods' orders 2 and 3 and the best with twelve seeds by ABREAST=9. Another device rounds otherwise: 87
 # runs that both learned are at most 0.6 points apart, their means 0.2 (tests/test_repeat.py).
-# MORE=1 also makes what is not in this folder yet: by the times of the runs that are, some 10 CPU-hours.
+# MORE=1 also makes what is not in this folder yet: by the times of the runs that are, some six CPU-hours.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PATH="$PWD/.venv/bin:$PATH"
@@ -17,7 +17,7 @@ BEST=loda,keeplora,inflora,nlora,ewc,corda,gainlora,rank1_pool,mora_merged,codyr
 # The same with the settings that were chosen on tiny, for a base on which none were.
 TINYS="loda rho=0.1,keeplora weight_energy=0.1,inflora eps_start=0.99,nlora,ewc lam=0.1,corda,gainlora energy=0.9,rank1_pool,mora_merged,codyra kappa=0.002,olora lambda1=0.02"
 ALL="multi_task,all,gainlora_olora energy=0.9 lambda1=0.02,gainlora_inflora energy=0.9 eps_start=0.99"        # a pairing takes what was chosen for its parts
-LASTING="inflora eps_start=0.9,inflora_projected eps_start=0.95,keeplora weight_energy=0.1 task_energy=0.95,osf share=0.0625"
+LASTING="gainlora_olora energy=0.9 lambda1=0.02,gainlora_inflora energy=0.9 eps_start=0.9,inflora eps_start=0.9,inflora_projected eps_start=0.95,keeplora weight_energy=0.1 task_energy=0.95,osf share=0.0625"
 mbf compare world-5 --methods "$ALL" --seeds 3 --workers "${WORKERS:-2}" --device cpu --out runs/compare-cpu --save world-5       # about 70 minutes on two cores
 compare world-5 --orders 1,2,3 --methods "$ALL" --seeds 3 --save world-5-three              # fifteen of them on the H200, nine abreast
 compare world-5 --methods "seqlora,$ABLATIONS" --seeds 12 --out runs/ablations --save world-5-ablations
@@ -25,15 +25,16 @@ compare world-5 --methods "slao,seqlora,$BEST" --seeds 12 --save world-5-best   
 compare world-5 --methods "slao,seqlora,inclora,$BEST" --seeds 3 --named --save world-5-named
 compare world-5 --methods "slao,seqlora,$TINYS" --seeds 3 --model small --out runs/small --save world-5-small      # 2 to 8 minutes a run
 # Fifteen tasks: a setting that leaves the base of 64 dimensions no free direction before the last is replaced by one that lasts.
-compare world-15 --methods "slao,seqlora,ewc,per_task,replay,inclora,olora,loda,inflora eps_start=0.9,keeplora weight_energy=0.1 task_energy=0.95" --seeds 3 --save world-15
+compare world-15 --methods "all,$LASTING" --seeds 3 --save world-15                                # 85 seconds a run on one core
+ABREAST=3 compare world-15 --methods slao,seqlora,ewc --seeds 3 --out runs/again --save world-15-again       # once more, with another rounding
 hundred() { compare world-100 --epochs 4 --score-every 10 "$@"; }                    # 4 minutes a run
-hundred --methods slao,seqlora,zero_shot,per_task,replay,ewc,slao_no_merge,slao_merge_both,slao_mean,slao_half --seeds 1
+hundred --methods "$ABLATIONS,seqlora,zero_shot,per_task,replay,ewc,lwf" --seeds 1
 hundred --methods slao,seqlora,slao_ftba_mb,slao_no_merge --seeds 3
 mbf report runs/compare/world-100-o1-*-[0-9] --save world-100
 python figures/sizes.py                                                                     # of their last pairs
 if [ -n "${MORE:-}" ]; then
     compare world-5 --methods "slao,seqlora,$TINYS" --seeds 3 --model small --named --out runs/small --save world-5-small-named
-    compare world-15 --methods "$ALL,$LASTING" --seeds 3 --save world-15
+    hundred --methods multi_task --seeds 1                                                      # more than an hour: all rows so far, after every task
     hundred --methods "$ABLATIONS,seqlora,zero_shot,per_task,replay,ewc,lwf" --seeds 3 --save world-100
 fi
 mbf report runs/compare-cpu/world-5-o1-{slao,seqlora,inclora,olora-*,inflora-*,keeplora-*,loda-*,ewc-*,magmax-*,knots-*,multi_task,per_task}-[0-2] --save world-5-shown

@@ -33,6 +33,15 @@ def test_a_gpu_makes_the_table_of_a_cpu(other, least):
         assert means.max() <= MEAN, means.idxmax()
 
 
+def test_over_fifteen_tasks_the_last_digit_can_grow():
+    """README says how far: nine runs one by one and three abreast, on one machine."""
+    one, other = (pd.read_csv(FIGURES / f"{name}-runs.csv", keep_default_na=False, dtype={"order": str}) for name in ("world-15", "world-15-again"))
+    both = one.merge(other, on=RUN, suffixes=("", "_again"))
+    assert both.groupby("method").size().to_dict() == {"ewc": 3, "seqlora": 3, "slao": 3}
+    apart = {score: (both[score] - both[f"{score}_again"]).abs().groupby(both["method"]).max().round(1).to_dict() for score in ("AA", "AA_options")}
+    assert apart == {"AA": {"ewc": 0.3, "seqlora": 6.8, "slao": 9.7}, "AA_options": {"ewc": 0.0, "seqlora": 6.5, "slao": 1.6}}
+
+
 def with_threads(count: int, method: str, **settings):
     """A run of two tasks on so many threads."""
     threads = torch.get_num_threads()
