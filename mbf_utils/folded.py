@@ -105,4 +105,5 @@ class _Product(torch.autograd.Function):
         return dx, None, None, None, *found
 
 
-_Product.forward.__signature__ = signature(_Product.forward)        # autograd binds it at every call, and would find it out anew each time
+# autograd binds the signature at every call, and would find it out anew each time
+_Product.forward.__signature__ = signature(_Product.forward)        # type: ignore[attr-defined]
