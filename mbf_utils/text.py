@@ -213,9 +213,10 @@ def collate(rows: list[Encoded], pad: int | None, device="cpu") -> Batch:
     lengths = [len(prompt) + len(answer) for prompt, answer in rows]
     length = max(lengths)
     ids = torch.tensor([prompt + answer + [pad] * (length - n) for (prompt, answer), n in zip(rows, lengths)])
-    targets = torch.tensor([[IGNORE] * (len(prompt) - 1) + answer + [IGNORE] * (length - n + 1)
-                            for (prompt, answer), n in zip(rows, lengths)])
-    keep = (targets != IGNORE).any(0).nonzero()[:, 0]
+    starts, ends = torch.tensor([[len(row.prompt) for row in rows], lengths])[..., None]           # (b, 1) each
     places = torch.arange(length)
-    mask, prompt = (places < torch.tensor(ends)[:, None] for ends in (lengths, [len(row.prompt) for row in rows]))
+    mask, prompt = places < ends, places < starts
+    told = (places >= starts - 1) & (places < ends - 1)             # where the next token belongs to the answer
+    targets = ids.roll(-1, 1).masked_fill(~told, IGNORE)
+    keep = told.any(0).nonzero()[:, 0]
     return Batch(*(tensor.to(device) for tensor in (ids, mask, keep, targets[:, keep], prompt)))
