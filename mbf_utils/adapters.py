@@ -21,6 +21,7 @@ from .adapter_files import PREFIX, is_pattern, save_adapter
 from .errors import InputError
 from .folded import fold
 from .guards import undisturbed
+from .last_layer import shortened
 from .lora import Lora, Pair, Site
 
 LIVE, PAST = "default", "past"                      # PEFT's names of the two adapters
@@ -164,7 +165,8 @@ def installed(model: nn.Module, targets, rank: int, alpha: float, dropout: float
             adapted = Adapted(model, targets, rank, alpha, dropout)
             if checkpointing:
                 _checkpointing(model, True)
-        yield adapted
+        with shortened(model):
+            yield adapted
     finally:
         with undisturbed():
             if adapted and checkpointing:

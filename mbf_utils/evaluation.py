@@ -21,6 +21,7 @@ from typing import Callable, NamedTuple
 import torch
 from torch import Tensor
 
+from .last_layer import TRIED
 from .scores import SCORES, score_of
 from .streams import Example, TaskData
 from .text import Batch, Encoded, answer_ids, answer_text, collate, encode, token_ids
@@ -131,14 +132,11 @@ def _tree(ids: Tensor, ends: Tensor, onward: list[tuple[int, ...]], keep: Tensor
             "logits_to_keep": torch.cat([keep, column[T:]])}
 
 
-TREES = frozenset("llama mistral qwen2 qwen3 gemma2 gemma3_text phi3 gpt2".split())       # tests/test_layouts.py holds each to plain rows
-
-
 def _sees_trees(model, length: int) -> bool:
     """Whether every layer sees what a mask of ours says in rows of this length, and a token stands where our positions say: where a
     layer looks back less far (Mistral, Gemma), with another kernel or an architecture that was not tried, rows are read plainly."""
     config = model.config.get_text_config()
-    return (config.model_type in TREES and config._attn_implementation in ("sdpa", "eager")
+    return (config.model_type in TRIED and config._attn_implementation in ("sdpa", "eager")
             and length <= (getattr(config, "sliding_window", None) or length))
 
 

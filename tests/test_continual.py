@@ -313,8 +313,8 @@ def test_labels_are_scored_while_a_task_is_open(name, monkeypatch):
     continual, batch, found = Continual(model, name, **LORA), some(tokenizer, 4), []
     quick(continual, 1, tokenizer)
     with continual.task("second", [batch]):
-        for architectures in (evaluation.TREES, frozenset()):
-            monkeypatch.setattr(evaluation, "TREES", architectures)
+        for architectures in (evaluation.TRIED, frozenset()):
+            monkeypatch.setattr(evaluation, "TRIED", architectures)
             found.append(evaluation.label_scores(continual.model.eval(), tokenizer, rows(6, LABELS["prefixes"], "new"), LABELS["prefixes"]))
         continual.model.train()(**batch).loss.backward()
         torch.optim.SGD(continual.parameters(), lr=0.1).step()

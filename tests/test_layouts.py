@@ -105,8 +105,8 @@ def test_a_tree_of_labels_is_read_as_plain_rows_are(name, kernel, monkeypatch):
     examples = [replace(row, prompt=f"{'one two three ' * (k % 4)}{row.prompt}") for k, row in enumerate(rows(9, LABELS["prefixes"], "new"))]
     monkeypatch.setattr(evaluation, "_tree", lambda *given: (trees.append(1), tree(*given))[1])
     exact, options = label_scores(model.eval(), tokenizer, examples, LABELS["prefixes"], batch_size=9)
-    assert trees and config.model_type in evaluation.TREES
-    monkeypatch.setattr(evaluation, "TREES", frozenset())
+    assert trees and config.model_type in evaluation.TRIED
+    monkeypatch.setattr(evaluation, "TRIED", frozenset())
     plain = label_scores(model, tokenizer, examples, LABELS["prefixes"], batch_size=9)
     assert len(trees) == 1 and exact == plain[0]
     for one, other in zip(options, plain[1]):
@@ -114,7 +114,7 @@ def test_a_tree_of_labels_is_read_as_plain_rows_are(name, kernel, monkeypatch):
 
 
 def test_every_architecture_that_reads_trees_is_held_to_plain_rows():
-    assert {make().model_type for make, _ in LAYOUTS.values()} == evaluation.TREES
+    assert {make().model_type for make, _ in LAYOUTS.values()} == evaluation.TRIED
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
