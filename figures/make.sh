@@ -30,11 +30,11 @@ ABREAST=3 compare world-15 --methods slao,seqlora,ewc --seeds 3 --out runs/again
 hundred() { compare world-100 --epochs 4 --score-every 10 "$@"; }                    # 4 minutes a run
 hundred --methods "$ABLATIONS,seqlora,zero_shot,per_task,replay,ewc,lwf" --seeds 1
 hundred --methods slao,seqlora,slao_ftba_mb,slao_no_merge --seeds 3
+hundred --methods multi_task --seeds 1                                                      # two hours: all rows so far, after every task
 mbf report runs/compare/world-100-o1-*-[0-9] --save world-100
 python figures/sizes.py                                                                     # of their last pairs
 if [ -n "${MORE:-}" ]; then
     compare world-5 --methods "slao,seqlora,$TINYS" --seeds 3 --model small --named --out runs/small --save world-5-small-named
-    hundred --methods multi_task --seeds 1                                                      # more than an hour: all rows so far, after every task
     hundred --methods "$ABLATIONS,seqlora,zero_shot,per_task,replay,ewc,lwf" --seeds 3 --save world-100
 fi
 mbf report runs/compare-cpu/world-5-o1-{slao,seqlora,inclora,olora-*,inflora-*,keeplora-*,loda-*,ewc-*,magmax-*,knots-*,multi_task,per_task}-[0-2] --save world-5-shown
