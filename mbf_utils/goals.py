@@ -26,6 +26,7 @@ GOALS = (
     Goal("a training step: the kit over its bare matrix products", "end to end", "the kit over", STEP, False, 1.5),
     Goal("scoring: generation one by one over the kit", "end to end", "the usual script over", PART, True, 10),
     Goal("scoring: batched generation over the kit", "end to end", "a careful script over", PART, True, 2),
+    Goal("scoring, exact match alone: batched generation over the kit", "end to end", "a careful script over the kit's", PART, True, 2),
     Goal("a run of the mean method over sequential LoRA's", "comparison", "", "mean time of a run", False, 1.5),
     Goal("a comparison: one worker over two", "comparison", "", "one worker over two", True, 1.8),
     Goal("SLAO's merge, r 64, over a new copy of the same bytes", "merge", "r 64, SLAO", COPY, False, 1.3),

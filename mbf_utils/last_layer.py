@@ -19,7 +19,7 @@ PARTS = "self_attn.q_proj", "self_attn.o_proj", "attn.c_proj", "mlp"            
 
 
 @contextmanager
-def shortened(model: nn.Module):
+def shortened(model):
     """While open, `model` computes of its last layer what is read."""
     config = model.config.get_text_config()
     if config.model_type not in TRIED:

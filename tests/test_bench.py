@@ -61,10 +61,11 @@ def test_the_script_of_a_peft_user_takes_the_same_steps_and_gives_the_same_answe
     end_to_end.end_to_end(found, 2, 48, 2)
     rows = {(row["case"], row["quantity"]): float(row["value"]) for row in read(tmp_path / "t.csv")}
     assert rows["scripts and the kit", "largest relative difference of the trained factors"] < apart
-    for form in (end_to_end.CAREFUL, end_to_end.USUAL):
+    for form in (end_to_end.EXACT, end_to_end.CAREFUL, end_to_end.USUAL):
         assert rows[f"{form} and the kit", "answers that differ"] == 0
+    assert {f"the kit over {whose} bare matrix products" for whose in ("its", "PEFT's")} <= {case for case, _ in rows}
     judged = goals(read_bench(tmp_path / "t.csv"))
-    assert len(judged) == 5 and plots_bench.goals(judged).alt
+    assert len(judged) == 6 and plots_bench.goals(judged).alt
 
 
 def test_the_products_of_a_step_are_noted_forward_and_backward():

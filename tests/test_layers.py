@@ -8,8 +8,8 @@ from mbf_utils.methods import METHODS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mbf_utils"
 LAYERS = {
-    0: "errors lora subspaces metrics streams words corpus rows disk prompts rouge guards fields folded",
-    1: "world published folders tables hub text adapter_files adapters geometry theory updates sharding goals last_layer",
+    0: "errors lora subspaces metrics streams words corpus rows disk prompts rouge guards fields folded last_layer",
+    1: "world published folders tables hub text adapter_files adapters geometry theory updates sharding goals",
     2: "sources models method scores settings documents chats",
     3: "methods probe",
     4: "training evaluation store costs titles loops callback versions packing checks",

@@ -6,7 +6,7 @@ factors are apart and how many answers differ stands in the table beside the tim
 from __future__ import annotations
 
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,7 +25,7 @@ from . import scripts
 from .steps import Timed
 from .table import Table, ratio, seconds
 
-KIT, CAREFUL, USUAL = "the kit", "a careful script", "the usual script"
+KIT, EXACT, CAREFUL, USUAL = "the kit", "the kit's exact match alone", "a careful script", "the usual script"
 aten = torch.ops.aten
 PRODUCTS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default,
             aten._scaled_dot_product_flash_attention_for_cpu.default,
@@ -66,7 +66,7 @@ def end_to_end(table: Table, tasks: int, limit: int, epochs: float, model: str =
     base, tokenizer = load_model(model, "cpu", "float32")
     settings = Settings(**{**suggested(base), "epochs": epochs})
     stream = load_stream("world-5", limit=limit)[:tasks]
-    train, score, step, floor, apart, differ = {}, {}, {}, [], [], {CAREFUL: 0, USUAL: 0}
+    train, score, step, floors, apart, differ = {}, {}, {}, {}, [], {EXACT: 0, CAREFUL: 0, USUAL: 0}
     with tempfile.TemporaryDirectory(prefix="mbf-bench-") as out, \
             installed(base, settings.targets, settings.rank, settings.alpha, settings.dropout) as adapted:
         lora: Lora | None = None
@@ -79,12 +79,14 @@ def end_to_end(table: Table, tasks: int, limit: int, epochs: float, model: str =
                 train.setdefault(form, []).append(spent)
                 step.setdefault(form, []).append((ticks[-1] - ticks[2]) / (len(ticks) - 3))
                 tuned[form] = copied(adapted.live())
-            floor += product_seconds(adapted, data.train, tokenizer, settings)
+            for whose, form in (("its", nullcontext), ("PEFT's", stock)):
+                with form(adapted):
+                    floors.setdefault(whose, []).append(product_seconds(adapted, data.train, tokenizer, settings, form is stock))
             apart += [distance(tuned[form], tuned[KIT]) for form in (CAREFUL, USUAL)]
             lora = tuned[KIT]
             adapted.wear(lora)
             found = {}
-            for form in (KIT, CAREFUL, USUAL):
+            for form in (KIT, EXACT, CAREFUL, USUAL):
                 def act(form=form):
                     found[form] = [scored(form, adapted, tokenizer, other, settings) for other in stream[:index]]
                 score.setdefault(form, []).append(seconds(act))
@@ -100,10 +102,13 @@ def end_to_end(table: Table, tasks: int, limit: int, epochs: float, model: str =
         table.add("end to end", f"{form} over the kit", "ratio of scoring", ratio(score, form, KIT))
         table.add("end to end", f"{form} over the kit", "ratio of the whole",
                   (sum(train[form]) + sum(score[form])) / (sum(train[KIT]) + sum(score[KIT])))
-        table.add("end to end", f"{form} and the kit", "answers that differ", differ[form])
-    table.add("end to end", "the bare matrix products", "time a step", [1e3 * each for each in floor], "ms")
-    table.add("end to end", "the kit over the bare matrix products", "ratio of time a step",
-              [a / b for a, b in zip(step[KIT], floor)])
+        table.add("end to end", f"{form} over {EXACT}", "ratio of scoring", ratio(score, form, EXACT))
+    for form, count in differ.items():
+        table.add("end to end", f"{form} and the kit", "answers that differ", count)
+    for whose, floor in floors.items():
+        products = f"{whose} bare matrix products"
+        table.add("end to end", products, "time a step", [1e3 * each for each in floor], "ms")
+        table.add("end to end", f"the kit over {products}", "ratio of time a step", [a / b for a, b in zip(step[KIT], floor)])
     table.add("end to end", "scripts and the kit", "largest relative difference of the trained factors", max(apart))
 
 
@@ -123,24 +128,26 @@ def learned(form: str, adapted: Adapted, task: Task, start: Lora, tokenizer, set
 
 def scored(form: str, adapted: Adapted, tokenizer, data, settings: Settings) -> list[bool]:
     """Which test rows the model answers rightly."""
-    if form == KIT:
-        return label_scores(adapted.model, tokenizer, data.test, data.labels, settings.max_length, settings.eval_batch_size)[0]
+    if form in (KIT, EXACT):                        # without labels only what generation tells is read
+        labels = data.labels if form == KIT else ()
+        return label_scores(adapted.model, tokenizer, data.test, labels, settings.max_length, settings.eval_batch_size)[0]
     with stock(adapted):
         return scripts.score(adapted.model, tokenizer, data.test, settings, form == CAREFUL)
 
 
-def product_seconds(adapted: Adapted, rows, tokenizer, settings: Settings, count: int = 8) -> list[float]:
-    """The median seconds of the matrix products of one step, over steps on `count` batches of these rows."""
+def product_seconds(adapted: Adapted, rows, tokenizer, settings: Settings, whole: bool, count: int = 8) -> float:
+    """The median seconds of the matrix products of one step, over steps on `count` batches of these rows. whole: with all of the
+    last layer, as it is computed for one who asks for hidden states."""
     adapted.wear(copied(adapted.live()), trains="AB")
     encoded, spent = encode(tokenizer, rows, settings.max_length), []
     for k in range(0, min(len(encoded), count * settings.batch_size), settings.batch_size):
         batch = collate(encoded[k:k + settings.batch_size], tokenizer.pad_token_id)
         with Products() as products:
-            batch.loss(adapted.model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False).logits).backward()
+            batch.loss(adapted.model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False, output_hidden_states=whole).logits).backward()
         products.again()
         spent.append(min(seconds(products.again) for _ in range(3)))
     adapted.model.zero_grad()
-    return [sorted(spent)[len(spent) // 2]]
+    return sorted(spent)[len(spent) // 2]
 
 
 def distance(one: Lora, other: Lora) -> float:
