@@ -103,6 +103,7 @@ worn = mbf.adapters.Adapted(model, settings.targets, settings.rank, settings.alp
 settings
 
 # %%
+@mbf.last_layer.shortened(model)                   # saves what nobody reads of the last layer, as the package does
 def train(start, i, examples):
     """The fine-tuned pairs of task i, from the pairs `start`."""
     worn.wear(start, trains="AB")
@@ -118,7 +119,6 @@ def train(start, i, examples):
         optimizer.step()
         optimizer.zero_grad()
     return mbf.lora.copied(worn.live())
-
 
 
 # %% [markdown]
