@@ -4,7 +4,7 @@
 # WORKERS (2) processes. The ablations and fifteen methods in three orders were made on one H200, DEVICE=cuda WORKERS=5 ABREAST=12, all
 # else on a CPU, the other methods' orders 2 and 3 and the best with twelve seeds by ABREAST=9. Another device rounds otherwise: 87
 # runs that both learned are at most 0.6 points apart, their means 0.2 (tests/test_repeat.py).
-# MORE=1 also makes what is not in this folder yet: by the times of the runs that are, some six CPU-hours.
+# MORE=1 also makes what is not in this folder yet: by the times of the runs that are, some two and a half CPU-hours.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PATH="$PWD/.venv/bin:$PATH"
@@ -24,6 +24,7 @@ compare world-5 --methods "seqlora,$ABLATIONS" --seeds 12 --out runs/ablations -
 compare world-5 --methods "slao,seqlora,$BEST" --seeds 12 --save world-5-best               # SLAO and sequential LoRA are those above
 compare world-5 --methods "slao,seqlora,inclora,$BEST" --seeds 3 --named --save world-5-named
 compare world-5 --methods "slao,seqlora,$TINYS" --seeds 3 --model small --out runs/small --save world-5-small      # 2 to 8 minutes a run
+compare world-5 --methods "slao,seqlora,$TINYS" --seeds 3 --model small --named --out runs/small --save world-5-small-named
 # Fifteen tasks: a setting that leaves the base of 64 dimensions no free direction before the last is replaced by one that lasts.
 compare world-15 --methods "all,$LASTING" --seeds 3 --save world-15                                # 85 seconds a run on one core
 ABREAST=3 compare world-15 --methods slao,seqlora,ewc --seeds 3 --out runs/again --save world-15-again       # once more, with another rounding
@@ -31,12 +32,9 @@ hundred() { compare world-100 --epochs 4 --score-every 10 "$@"; }               
 hundred --methods "$ABLATIONS,seqlora,zero_shot,per_task,replay,ewc,lwf" --seeds 1
 hundred --methods slao,seqlora,slao_ftba_mb,slao_no_merge --seeds 3
 hundred --methods multi_task --seeds 1                                                      # two hours: all rows so far, after every task
+[ -z "${MORE:-}" ] || hundred --methods "$ABLATIONS,seqlora,zero_shot,per_task,replay,ewc,lwf" --seeds 3      # two more seeds of each
 mbf report runs/compare/world-100-o1-*-[0-9] --save world-100
 python figures/sizes.py                                                                     # of their last pairs
-if [ -n "${MORE:-}" ]; then
-    compare world-5 --methods "slao,seqlora,$TINYS" --seeds 3 --model small --named --out runs/small --save world-5-small-named
-    hundred --methods "$ABLATIONS,seqlora,zero_shot,per_task,replay,ewc,lwf" --seeds 3 --save world-100
-fi
 mbf report runs/compare-cpu/world-5-o1-{slao,seqlora,inclora,olora-*,inflora-*,keeplora-*,loda-*,ewc-*,magmax-*,knots-*,multi_task,per_task}-[0-2] --save world-5-shown
 rm figures/world-5-shown*.csv                                                               # the README's picture of some of them
 python figures/similarity.py                                                                # two tasks, alike to a chosen degree

@@ -195,3 +195,25 @@ def ends(values: dict[str, pd.DataFrame], share: float = 0.1) -> tuple[pd.DataFr
         count = max(1, round(share * len(table.columns)))
         first[column], last[column] = table.iloc[:, :count].mean(axis=1), table.iloc[:, -count:].mean(axis=1)
     return pd.DataFrame(first), pd.DataFrame(last)
+
+
+def returns(matrices: pd.DataFrame, reading: str = "labels") -> pd.DataFrame:
+    """Tasks that come a second time, X-again with the same rows and X-changed with other answers (world.hundred): a row a run and task.
+
+    first, second: the score just after each of its two trainings, of X-changed the second by its new answers. before, after: the
+    score of X as it was learned first, the last time before the second training and the first time from then on. Tasks that were
+    not scored between their trainings are left out.
+    """
+    rows = []
+    for column, (order, seed), R in by_run(matrices, reading):
+        names = list(R.columns)
+        for again in [name for name in names if name.endswith(("-again", "-changed"))]:
+            name, _, how = again.rpartition("-")
+            one, two = names.index(name), names.index(again)
+            scores = R[name].to_numpy(dtype=float)
+            scored = np.flatnonzero(np.isfinite(scores))
+            earlier, later = scored[(scored > one) & (scored < two)], scored[scored >= two]
+            if len(earlier) and len(later):
+                rows.append({"method": column, "order": order, "seed": seed, "task": name, "how": how, "first": scores[one],
+                             "before": scores[earlier[-1]], "second": float(R[again].iloc[two]), "after": scores[later[0]]})
+    return pd.DataFrame(rows)

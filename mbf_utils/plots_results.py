@@ -1,5 +1,5 @@
-"""Figures of a comparison's runs: what they carry against one method, what the order of the tasks does, and whether the newest task
-is still learned late in a long stream."""
+"""Figures of a comparison's runs: what they carry against one method, what the order of the tasks does, whether the newest task is
+still learned late in a long stream, and what becomes of a task that comes a second time."""
 from __future__ import annotations
 
 from typing import Mapping, Sequence
@@ -13,6 +13,8 @@ from .looks import colour, in_sentence, look, marked, number, short, ticks
 from .plots import WIDTH, Picture, canvas
 
 ORDER_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MOMENTS = {"first": "just\nlearned", "before": "last score\nbefore", "second": "learned\nagain", "after": "first score\nafter"}
+PANELS = {"again": "The same rows come again", "changed": "The same prompts, with other answers"}
 
 
 def differences(scores: pd.DataFrame, baseline: str, title: str | None = None, reading: str = "") -> Picture:
@@ -107,6 +109,37 @@ def newest(values: Mapping[str, pd.DataFrame], baseline: str = "seqlora", title:
     axis.grid(axis="y", color="0.9")
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=min(4, len(values) + 1), fontsize=12, frameon=False)
+    return figure
+
+
+def returns(table: pd.DataFrame, method: str = "slao", title: str | None = None, reading: str = "the best of the labels") -> Picture:
+    """A task that comes a second time: its score at four moments, a line a method; on the right its second answers contradict the first.
+
+    table: of findings.returns, with tasks of both kinds. method: the one that the title speaks of.
+    """
+    means = table.groupby(["how", "method"], sort=False)[list(MOMENTS)].mean() if len(table) else table
+    if any((how, method) not in means.index for how in PANELS):
+        raise InputError(f"expected tasks of {method} that come again and some that are contradicted, found none: give the table of "
+                         "findings.returns")
+    again, changed = ("from {before:.0f} to {after:.0f} %".format(**means.loc[how, method]) for how in PANELS)
+    names = list(dict.fromkeys(table["method"]))
+    runs = sorted(set(table.groupby("method").apply(lambda rows: len(rows[["order", "seed"]].drop_duplicates()))))
+    figure = canvas(WIDTH, 4.6, title or f"With {_named(_title(method))} a task that comes again goes {again}, one that is contradicted {changed}",
+                    f"Right answers by {reading}; mean over {table.groupby(['method', 'order', 'seed', 'how']).size().max()} tasks in "
+                    f"{' to '.join(map(str, runs[::len(runs) - 1 or 1]))} run{'s' * (runs[-1] > 1)}. Right: learned again with the new "
+                    f"answers and scored by them, before and after by the first.{marked(names)}")
+    for axis, (how, heading) in zip(figure.subplots(1, 2, sharey=True), PANELS.items()):
+        for name in names:
+            own = name.split(" (")[0]
+            axis.plot(list(MOMENTS.values()), means.loc[(how, name)], color=colour(own), marker=look(own)[0], linestyle=look(own)[1],
+                      markersize=8, linewidth=2.2, label=_title(name))
+        axis.set_title(heading, fontsize=13)
+        axis.set(ylim=(-4, 104))
+        axis.tick_params(labelsize=11)
+        axis.grid(axis="y", color="0.9")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("right answers (%)", fontsize=13)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(names)), fontsize=11, frameon=False)
     return figure
 
 

@@ -1,4 +1,5 @@
-"""What a comparison's tables carry: literal twins of the paired intervals and ranks, sentences that say no more, order and newest task."""
+"""What a comparison's tables carry: literal twins of the paired intervals and ranks, sentences that say no more, order,
+newest task and tasks that return."""
 import itertools
 import math
 
@@ -117,6 +118,26 @@ def test_the_newest_task_is_the_diagonal_and_its_ends_are_means_over_a_share_of_
     values = {"slao": pd.DataFrame([range(20), range(1, 21)], columns=range(1, 21))}
     first, last = findings.ends(values)
     assert first["slao"].tolist() == [0.5, 1.5] and last["slao"].tolist() == [18.5, 19.5]
+
+
+def test_a_task_that_comes_again_is_scored_twice_just_learned_and_around_its_second_training():
+    """Scored anew now and then; "d" returns before it was scored again."""
+    nan = float("nan")
+    names = ["a", "b", "c", "a-again", "b-changed", "d", "d-again"]
+    R = [[91, nan, nan, nan, nan, nan, nan],
+         [71, 92, nan, nan, nan, nan, nan],
+         [nan, 66, 93, nan, nan, nan, nan],
+         [84, 52, 63, 84, nan, nan, nan],
+         [nan, nan, nan, nan, 95, nan, nan],
+         [76, 16, 56, 76, 86, 96, nan],
+         [nan, nan, nan, nan, nan, nan, 97]]
+    table = pd.DataFrame(R, columns=names).assign(stream="toy", order="1", named=False, model="tiny", method="slao", setting=None, seed=4,
+                                                  reading="labels", after=names)
+    found = findings.returns(table).set_index("task")
+    assert found.loc["a"].to_dict() == {"method": "slao", "order": "1", "seed": 4, "how": "again", "first": 91, "before": 71, "second": 84,
+                                        "after": 84}
+    assert found.loc["b", ["how", "first", "before", "second", "after"]].tolist() == ["changed", 92, 52, 95, 16]
+    assert list(found.index) == ["a", "b"] and findings.returns(matrices()).empty
 
 
 @pytest.mark.parametrize("wrong, told", [

@@ -81,3 +81,18 @@ def test_the_newest_task_is_a_line_a_method_and_the_title_pairs_the_ends():
     assert title(unsure).startswith("At the end the runs do not tell SLAO from sequential LoRA")
     with pytest.raises(InputError, match="of seqlora and of another"):
         plots_results.newest({"slao": newest(30)})
+
+
+def test_a_task_that_returns_is_four_points_a_method_in_a_panel_a_kind_and_the_title_has_the_way_of_one():
+    rows = [{"method": method, "order": "1", "seed": seed, "task": task, "how": how, "first": 90 + seed, "before": 50 + 10 * seed + 4 * (task == "b"),
+             "second": 80, "after": after} for method in ("seqlora", "slao") for seed in ((0,) if method == "seqlora" else (0, 1))
+            for how, tasks, after in (("again", "ab", 70), ("changed", "c", 5)) for task in tasks]
+    figure = plots_results.returns(pd.DataFrame(rows))
+    again, changed = figure.axes
+    assert [line.get_label() for line in again.get_lines()] == ["Sequential LoRA", "SLAO"]
+    assert again.get_lines()[1].get_ydata().tolist() == [90.5, 57, 80, 70] and changed.get_lines()[0].get_ydata().tolist() == [90, 50, 80, 5]
+    assert title(figure) == "With SLAO a task that comes again goes from 57 to 70 %, one that is contradicted from 55 to 5 %"
+    assert "mean over 2 tasks in 1 to 2 runs" in figure.alt and again.get_title() != changed.get_title()
+    for table, method in ((pd.DataFrame(rows), "ewc"), (pd.DataFrame(rows).query("how == 'again'"), "slao"), (pd.DataFrame(), "slao")):
+        with pytest.raises(InputError, match=f"tasks of {method} that come again and some that are contradicted, found none"):
+            plots_results.returns(table, method)
