@@ -520,7 +520,8 @@ folder = {out!r} + "-run"
 next(walk_stream(toy_stream(), "slao", toy_model(), out=folder, **settings))             # left after one task
 accelerator.wait_for_everyone()
 found["run"] = torch.tensor(run_stream(toy_stream(), "slao", toy_model(), out=folder, **settings).options.values)
-found["temporary"] = torch.tensor(run_stream(toy_stream(), "slao", toy_model(), **settings).options.values)
+temporary = run_stream(toy_stream(), "slao", toy_model(), **settings)     # its folder goes with the main process's object
+found["temporary"] = torch.tensor(temporary.options.values)
 try:
     run_stream(toy_stream(), "slao", toy_model(), out=folder, seed=1, **settings)
 except InputError as error:
