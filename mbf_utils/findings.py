@@ -207,9 +207,11 @@ def returns(matrices: pd.DataFrame, reading: str = "labels") -> pd.DataFrame:
     rows = []
     for column, (order, seed), R in by_run(matrices, reading):
         names = list(R.columns)
-        for again in [name for name in names if name.endswith(("-again", "-changed"))]:
+        for two, again in enumerate(names):
             name, _, how = again.rpartition("-")
-            one, two = names.index(name), names.index(again)
+            if how not in ("again", "changed") or name not in names:
+                continue
+            one = names.index(name)
             scores = R[name].to_numpy(dtype=float)
             scored = np.flatnonzero(np.isfinite(scores))
             earlier, later = scored[(scored > one) & (scored < two)], scored[scored >= two]

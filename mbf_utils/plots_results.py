@@ -2,7 +2,7 @@
 still learned late in a long stream, and what becomes of a task that comes a second time."""
 from __future__ import annotations
 
-from typing import Mapping, Sequence
+from typing import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -86,10 +86,8 @@ def newest(values: Mapping[str, pd.DataFrame], baseline: str = "seqlora", title:
                          f"found {', '.join(values) or 'none'}")
     count = max(len(table.columns) for table in values.values())
     window = count // 10 if count > 20 else 1
-    runs = sorted({len(table) for table in values.values()})
     figure = canvas(WIDTH, 4.4, title or _who_still_learns(values, baseline),
-                    f"Right answers on task i just after it was learned, by {reading}; mean of "
-                    f"{' to '.join(map(str, runs[::len(runs) - 1 or 1]))} run{'s' * (runs[-1] > 1)}"
+                    f"Right answers on task i just after it was learned, by {reading}; mean of {_runs(map(len, values.values()))}"
                     + (f", moving mean over {window} tasks" if window > 1 else "")
                     + f". Grey: what SLAO's merge takes of the newest B, 1/√i.{marked(list(values))}")
     axis = figure.subplots()
@@ -123,11 +121,10 @@ def returns(table: pd.DataFrame, method: str = "slao", title: str | None = None,
                          "findings.returns")
     again, changed = ("from {before:.0f} to {after:.0f} %".format(**means.loc[how, method]) for how in PANELS)
     names = list(dict.fromkeys(table["method"]))
-    runs = sorted(set(table.groupby("method").apply(lambda rows: len(rows[["order", "seed"]].drop_duplicates()))))
+    tasks = table.groupby(["method", "order", "seed", "how"]).size()
     figure = canvas(WIDTH, 4.6, title or f"With {_named(_title(method))} a task that comes again goes {again}, one that is contradicted {changed}",
-                    f"Right answers by {reading}; mean over {table.groupby(['method', 'order', 'seed', 'how']).size().max()} tasks in "
-                    f"{' to '.join(map(str, runs[::len(runs) - 1 or 1]))} run{'s' * (runs[-1] > 1)}. Right: learned again with the new "
-                    f"answers and scored by them, before and after by the first.{marked(names)}")
+                    f"Right answers by {reading}; mean over {tasks.max()} tasks in {_runs(tasks.groupby(['method', 'how']).size())}. On the "
+                    f"right: learned again with the new answers and scored by them, before and after by the first.{marked(names)}")
     for axis, (how, heading) in zip(figure.subplots(1, 2, sharey=True), PANELS.items()):
         for name in names:
             own = name.split(" (")[0]
@@ -141,6 +138,13 @@ def returns(table: pd.DataFrame, method: str = "slao", title: str | None = None,
     figure.axes[0].set_ylabel("right answers (%)", fontsize=13)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(names)), fontsize=11, frameon=False)
     return figure
+
+
+def _runs(counts: Iterable[int]) -> str:
+    """The runs of several methods: "3 runs", "1 to 3 runs"."""
+    counts = sorted(counts)
+    fewest, most = counts[0], counts[-1]
+    return f"{fewest} to {most} runs" if fewest < most else f"{most} run{'s' * (most > 1)}"
 
 
 def _who_still_learns(values: Mapping[str, pd.DataFrame], baseline: str) -> str:

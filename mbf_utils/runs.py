@@ -42,7 +42,8 @@ def run_stream(stream, method="slao", model="tiny", seed: int = 0, out=None, res
 
     stream: a Stream or what load_stream takes ("world-5", "world-5:2", a folder). method: a name in METHODS or a Method.
     model: a name, a folder or (model, tokenizer); it is given back as it was. out: the run's folder (None: a temporary
-    one). resume: go on in a folder that holds the same run. settings: fields of settings.Settings.
+    one, gone with the Run; of several processes, with the main one's). resume: go on in a folder that holds the same run.
+    settings: fields of settings.Settings.
     """
     run = None
     for run in walk_stream(stream, method, model, seed, out, resume, **settings):

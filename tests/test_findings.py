@@ -138,6 +138,7 @@ def test_a_task_that_comes_again_is_scored_twice_just_learned_and_around_its_sec
                                         "after": 84}
     assert found.loc["b", ["how", "first", "before", "second", "after"]].tolist() == ["changed", 92, 52, 95, 16]
     assert list(found.index) == ["a", "b"] and findings.returns(matrices()).empty
+    assert list(findings.returns(table.rename(columns={"b": "x"}).replace({"after": {"b": "x"}}))["task"]) == ["a"]      # a first of that name is not there
 
 
 @pytest.mark.parametrize("wrong, told", [

@@ -185,7 +185,7 @@ mbf.lessons.keep(mbf.plots_results.returns(back), "12-returns") if len(back) els
 # *Zero-shot* is the untrained base, at chance. Most methods have lost a task by the time it comes again and learn it almost as well as
 # the first time; the very next task takes a part of that (*first score after* is one task later on the left). A contradicted task
 # cannot be kept: without the task's name one prompt has one answer, and the newest is the right one. Below chance on the right means
-# that a method follows the new answers, as it should.
+# that a method follows the new answers, as it should; multi-task training has both answers among its rows, and gives one or the other.
 
 # %% [markdown]
 # ## On the larger base
